@@ -1,0 +1,181 @@
+"""Cases and the manifests that list them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from volumetric.errors import ManifestError, UnreadableFileError
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of a manifest: what to read, and on which side of which fold it stands.
+
+    Attributes:
+        id: unique name, also the stem of every file made from it.
+        subject: the person (or video group) it comes from; never on both sides of a fold.
+        fold: the fold in which it is held out; None if it has none.
+        image: path of the scan or clip.
+        mask: path of the voxel labels; None where there are none.
+        label: class of the whole case; None where there is none.
+    """
+
+    id: str
+    subject: str
+    fold: int | None
+    image: Path
+    mask: Path | None = None
+    label: str | None = None
+
+
+_COLUMNS = tuple(field.name for field in fields(Case))
+
+
+def read_cases(path: Path, *, root: Path) -> list[Case]:
+    """Cases of a manifest's CSV, in its order, with paths under `root`.
+
+    Columns: id, image (required); subject (default: id), fold, mask, label. Unknown columns
+    are refused, so that a misspelt one is never silently dropped.
+
+    Raises:
+        ManifestError: empty, unknown or missing column, duplicate or unsafe id, bad fold,
+            a path outside `root`, or a subject in two folds.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableFileError(
+            "unreadable-manifest", f"cannot be read ({error})", "Check the path", path=path
+        ) from error
+    reader = csv.DictReader(io.StringIO(text))
+    _check_columns(path, reader.fieldnames or [])
+    cases = [_case(path, number, row, root) for number, row in enumerate(reader, start=2)]
+    check_cases(cases, path=path)
+    return cases
+
+
+def write_cases(path: Path, cases: Sequence[Case], *, root: Path) -> None:
+    """Write a manifest's CSV that `read_cases` returns unchanged; paths relative to `root`."""
+    used = [
+        name
+        for name in _COLUMNS
+        if name in ("id", "image") or any(getattr(case, name) is not None for case in cases)
+    ]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(used)
+        for case in cases:
+            writer.writerow([_cell(getattr(case, name), root) for name in used])
+
+
+def check_cases(cases: Sequence[Case], *, path: Path) -> None:
+    """Refuse a list that is empty, repeats an id, or puts a subject in two folds."""
+    if not cases:
+        raise ManifestError("empty-manifest", "lists no case", "Add at least one row", path=path)
+    ids: set[str] = set()
+    fold_of: dict[str, int | None] = {}
+    for case in cases:
+        if case.id in ids:
+            raise ManifestError(
+                "duplicate-id", f"id {case.id!r} appears twice", "Give each case its own", path=path
+            )
+        ids.add(case.id)
+        if fold_of.setdefault(case.subject, case.fold) != case.fold:
+            raise ManifestError(
+                "subject-in-two-folds",
+                f"subject {case.subject!r} is in folds {fold_of[case.subject]} and {case.fold}",
+                "Keep all cases of a subject in one fold, or what is learned leaks into the score",
+                path=path,
+            )
+
+
+def group_folds(subjects: Sequence[str], *, n_folds: int = 5, seed: int = 12345) -> list[int]:
+    """The fold in which each case is held out; all cases of one subject share it.
+
+    Equal to nnU-Net's folds, `KFold(n_folds, shuffle=True, random_state=seed)` over the sorted
+    subjects, so that results compare with published ones.
+    """
+    from sklearn.model_selection import KFold
+
+    unique = sorted(set(subjects))
+    if len(unique) < n_folds:
+        raise ManifestError(
+            "too-few-subjects",
+            f"{len(unique)} subjects cannot make {n_folds} folds",
+            "Ask for fewer folds",
+        )
+    folds = KFold(n_folds, shuffle=True, random_state=seed)
+    fold_of = {
+        unique[int(index)]: fold
+        for fold, (_, held_out) in enumerate(folds.split(np.arange(len(unique))))
+        for index in held_out
+    }
+    return [fold_of[subject] for subject in subjects]
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    unknown = [name for name in names if name not in _COLUMNS]
+    missing = [name for name in ("id", "image") if name not in names]
+    if unknown or missing:
+        raise ManifestError(
+            "bad-columns",
+            f"unknown columns {unknown}, missing columns {missing}",
+            f"Use only {', '.join(_COLUMNS)}; id and image are required",
+            path=path,
+        )
+
+
+def _case(path: Path, number: int, row: Mapping[str, str | None], root: Path) -> Case:
+    where = f"{path}:{number}"
+    cells = {name: (row.get(name) or "").strip() or None for name in _COLUMNS}
+    name, image, fold = cells["id"], cells["image"], cells["fold"]
+    if name is None or image is None or None in row:
+        raise ManifestError(
+            "bad-row", "id or image is empty, or a cell too many", "Complete the row", path=where
+        )
+    if not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
+        raise ManifestError(
+            "unsafe-id",
+            f"id {name!r} cannot name a file",
+            "Use letters, digits, '-', '_' and '.' only",
+            path=where,
+        )
+    if fold is not None and not fold.isdecimal():
+        raise ManifestError(
+            "bad-fold",
+            f"fold {fold!r} is no number",
+            "Use 0, 1, 2, … or leave it empty",
+            path=where,
+        )
+    mask = cells["mask"]
+    return Case(
+        id=name,
+        subject=cells["subject"] or name,
+        fold=None if fold is None else int(fold),
+        image=_inside(root, image, where),
+        mask=None if mask is None else _inside(root, mask, where),
+        label=cells["label"],
+    )
+
+
+def _inside(root: Path, cell: str, where: str) -> Path:
+    if Path(cell).is_absolute() or ".." in Path(cell).parts:
+        raise ManifestError(
+            "path-outside-root",
+            f"path {cell!r} leaves the data folder",
+            "Write paths relative to the data folder and name that with --root",
+            path=where,
+        )
+    return root / cell
+
+
+def _cell(value: object, root: Path) -> object:
+    if value is None:
+        return ""
+    return value.relative_to(root).as_posix() if isinstance(value, Path) else value
