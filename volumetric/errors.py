@@ -74,6 +74,10 @@ class DeviceError(VolumetricError):
     """The device asked for is not there."""
 
 
+class TrainingError(VolumetricError):
+    """Training cannot go on."""
+
+
 class OutputError(VolumetricError):
     """The output cannot be written, or what a stage needs has not been made yet."""
 

@@ -1,0 +1,1 @@
+"""The stages: compose the library, write into a run."""

@@ -1,0 +1,98 @@
+"""A data set's manifest: YAML for what it is, CSV beside it for its cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from volumetric.cases import Case, read_cases
+from volumetric.errors import ManifestError
+
+_SHIPPED = Path(__file__).parents[1] / "data_manifests"
+
+
+class Archive(BaseModel):
+    """Where the data set is published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str
+    md5: str
+    folder: str
+    """Folder inside the archive that paths are relative to."""
+
+
+class DataSet(BaseModel):
+    """A manifest's YAML."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str = ""
+    licence: str = ""
+    citation: str = ""
+    modality: Literal["CT", "MR", "PET", "US", "other"] = "other"
+    """Decides the intensity scheme: CT is absolute, the others are not."""
+    channels: list[str] = ["image"]
+    classes: dict[Annotated[int, Field(ge=1, le=255)], str]
+    """Name of each label but background (0)."""
+    cases: str
+    """CSV file beside this one."""
+    archive: Archive | None = None
+
+
+def find_manifest(name: str) -> Path:
+    """Path of a manifest's YAML, from its path or the name of a shipped one."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") and path.exists():
+        return path.resolve()
+    shipped = _SHIPPED / f"{name}.yaml"
+    if shipped.exists():
+        return shipped
+    names = ", ".join(sorted(file.stem for file in _SHIPPED.glob("*.yaml")))
+    raise ManifestError(
+        "missing-manifest", "does not exist", f"Name a YAML file or one of: {names}", path=name
+    )
+
+
+def load_data_set(path: Path) -> DataSet:
+    """What a manifest's YAML says.
+
+    Raises:
+        ManifestError: unreadable, or a field is misspelt, missing or impossible.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data_set = DataSet.model_validate(values)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ManifestError(
+            "unreadable-manifest", f"is no readable YAML ({reason})", "Correct it", path=path
+        ) from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise ManifestError(
+            "bad-manifest",
+            problems,
+            "Correct these fields; see data_manifests/README.md",
+            path=path,
+        ) from error
+    if len(set(data_set.classes.values()) | {"mean"}) <= len(data_set.classes):
+        raise ManifestError(
+            "bad-manifest",
+            "two classes share a name, or one is called 'mean'",
+            "Give each class its own name",
+            path=path,
+        )
+    return data_set
+
+
+def load_cases(path: Path, *, root: Path | None) -> list[Case]:
+    """The cases of a manifest's YAML; paths are under `root`, or the manifest's own folder."""
+    return read_cases(path.parent / load_data_set(path).cases, root=root or path.parent)

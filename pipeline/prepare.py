@@ -1,0 +1,240 @@
+"""Prepare: measure every case, choose a plan from what was found, write network input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.progress import Each, each_in_threads
+from pipeline.run import (
+    Run,
+    hash_files,
+    hash_values,
+    quarantine,
+    read_json,
+    record_time,
+    write_json,
+)
+from volumetric.cases import Case
+from volumetric.check import read_case
+from volumetric.errors import ConfigError, ManifestError
+from volumetric.fingerprint import CaseFacts, measure_case, sum_up
+from volumetric.io.prepared import open_prepared, write_prepared
+from volumetric.plan import (
+    choose_batch,
+    choose_features,
+    choose_intensity,
+    choose_patch,
+    choose_spacing,
+)
+from volumetric.preprocess import prepare as prepare_volume
+from volumetric.volume import Volume
+
+_INDEX_VOXELS = 10_000  # foreground voxels a class kept for drawing patches
+
+
+def prepare(run: Run, *, each: Each | None = None) -> None:
+    """Write fingerprint.json, plan.json and prepared/<case>.safetensors of every sound case.
+
+    Cases that cannot be read go to quarantine; those already prepared from the same bytes
+    with the same settings and code are left as they are.
+
+    Raises:
+        ManifestError: no case is left.
+    """
+    each = each or each_in_threads(run.config.prepare.workers)
+    with record_time(run, "prepare"):
+        write_json(run.folder / "quarantine.json", [])
+        _collect(run, each(lambda case: measure(run, case), run.cases, "measure"))
+        choose_plan(run)
+        _collect(run, each(lambda case: prepare_case(run, case), run.usable_cases(), "prepare"))
+
+
+def measure(run: Run, case: Case) -> None:
+    """Read and check one case, and write its facts."""
+    path = _facts_path(run, case)
+    key = _case_key(run, case)
+    if path.exists() and read_json(path)["key"] == key:
+        return
+    image, mask = read_case(case, classes=run.data_set.classes)
+    _check_channels(run, case, image)
+    facts = measure_case(case.id, image, mask, classes=run.data_set.classes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "key": key,
+        "shape": facts.shape,
+        "spacing_mm": facts.spacing_mm,
+        "volume_ml": dict(facts.volume_ml),
+        "intensities": facts.intensities.tolist(),
+    }
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def choose_plan(run: Run) -> None:
+    """Write fingerprint.json and plan.json: every choice with its reason."""
+    cases = run.usable_cases()
+    if not cases:
+        raise ManifestError(
+            "no-usable-case",
+            "every case is in quarantine",
+            f"See {run.folder / 'quarantine.json'} for the reason of each",
+            path=run.manifest,
+        )
+    fingerprint = sum_up([_read_facts(run, case) for case in cases], modality=run.data_set.modality)
+    write_json(run.folder / "fingerprint.json", fingerprint)
+    write_json(run.folder / "plan.json", _plan(run, fingerprint))
+
+
+def prepare_case(run: Run, case: Case) -> None:
+    """Write one case as network input."""
+    plan = read_json(run.folder / "plan.json")["values"]
+    key = hash_values(_case_key(run, case), plan["spacing_mm"], plan["intensity"])
+    path = run.prepared / f"{case.id}.safetensors"
+    if path.exists() and open_prepared(path).facts["key"] == key:
+        return
+    source, source_mask = read_case(case, classes=run.data_set.classes)
+    image, mask = prepare_volume(
+        source, source_mask, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
+    )
+    index = {} if mask is None else _foreground(mask, list(run.data_set.classes))
+    write_prepared(path, image, mask, foreground=index, facts={"key": key, "id": case.id})
+
+
+def _collect(run: Run, outcomes: Iterator[Any]) -> None:
+    for case, error in outcomes:
+        if error is not None:
+            quarantine(run, case.id, error)
+
+
+def _plan(run: Run, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    config = run.config
+    values: dict[str, Any] = {}
+    why: dict[str, str] = {}
+    values["spacing_mm"], why["spacing_mm"] = choose_spacing(fingerprint)
+    if config.prepare.spacing_mm is not None:
+        values["spacing_mm"], why["spacing_mm"] = (
+            config.prepare.spacing_mm,
+            "set in the configuration",
+        )
+    values["intensity"], why["intensity"] = choose_intensity(fingerprint)
+    if config.prepare.intensity not in (None, values["intensity"]["kind"]):
+        modality = "CT" if config.prepare.intensity == "window" else "other"
+        values["intensity"], _ = choose_intensity({**fingerprint, "modality": modality})
+        why["intensity"] = "set in the configuration"
+    scale = np.array(fingerprint["spacing_mm"]["median"]) / values["spacing_mm"]
+    shape = np.array(fingerprint["shape"]["median"]) * scale
+    model = config.model
+    patch, strides, kernels = choose_patch(
+        shape, values["spacing_mm"], budget_voxels=model.budget_voxels, max_stages=model.max_stages
+    )
+    why["patch_size"] = (
+        f"median shape {np.round(shape).astype(int).tolist()} at that spacing, within a budget of "
+        f"{model.budget_voxels:,} voxels, divisible by the strides"
+    )
+    if model.patch_size is not None:
+        patch, strides, kernels = _own_patch(run, model.patch_size, values["spacing_mm"])
+        why["patch_size"] = "set in the configuration"
+    batch = choose_batch(
+        patch,
+        budget_voxels=model.budget_voxels,
+        total_voxels=int(fingerprint["voxels"] * scale.prod()),
+    )
+    values |= {
+        "patch_size": patch,
+        "batch_size": config.train.batch_size or batch,
+        "features": choose_features(
+            len(strides), base=model.base_features, largest=model.max_features
+        ),
+        "strides": strides,
+        "kernels": kernels,
+    }
+    why |= {
+        "batch_size": "set in the configuration"
+        if config.train.batch_size
+        else "what the budget holds, at most 5 % of the data set's voxels, at least 2",
+        "features": f"doubled from {model.base_features} a stage, at most {model.max_features}",
+        "strides": "axes are halved while they keep at least 4 voxels, the finest spacing first",
+        "kernels": "3 where the spacing is within twice the finest, else 1",
+    }
+    return {"values": values, "why": why}
+
+
+def _own_patch(run: Run, patch: tuple[int, int, int], spacing: tuple[float, float, float]) -> Any:
+    n_voxels = int(np.prod(patch))
+    found, strides, kernels = choose_patch(
+        patch, spacing, budget_voxels=2 * n_voxels, max_stages=run.config.model.max_stages
+    )
+    if found != tuple(patch):
+        raise ConfigError(
+            "bad-patch-size",
+            f"model.patch_size {list(patch)} is not divisible by the network's strides",
+            f"Use {list(found)}, or lower model.max_stages",
+            path=run.folder / "config.yaml",
+        )
+    return found, strides, kernels
+
+
+def _foreground(mask: Volume, labels: list[int]) -> dict[int, torch.Tensor]:
+    """Indices of up to 10,000 evenly spread voxels of each class that occurs."""
+    index = {}
+    for label in labels:
+        found = (mask.data[0] == label).nonzero()
+        if len(found):
+            index[label] = found[:: max(1, len(found) // _INDEX_VOXELS)].to(torch.int32)
+    return index
+
+
+def _check_channels(run: Run, case: Case, image: Volume) -> None:
+    if image.data.shape[0] != len(run.data_set.channels):
+        raise ManifestError(
+            "channel-mismatch",
+            f"has {image.data.shape[0]} channels, the manifest names {run.data_set.channels}",
+            "Correct `channels` in the manifest",
+            path=case.image,
+        )
+
+
+def _read_facts(run: Run, case: Case) -> CaseFacts:
+    found = read_json(_facts_path(run, case))
+    return CaseFacts(
+        case.id,
+        tuple(found["shape"]),
+        tuple(found["spacing_mm"]),
+        np.array(found["intensities"], dtype=np.float32),
+        found["volume_ml"],
+    )
+
+
+def _facts_path(run: Run, case: Case) -> Path:
+    return run.prepared / f"{case.id}.json"
+
+
+def _case_key(run: Run, case: Case) -> str:
+    """Equal for equal bytes, classes and code."""
+    _refuse_missing(case)
+    return hash_values(hash_files([case.image, case.mask]), run.data_set.classes, _code_hash())
+
+
+def _refuse_missing(case: Case) -> None:
+    from volumetric.errors import UnreadableFileError
+
+    for path in (case.image, case.mask):
+        if path is not None and not path.exists():
+            raise UnreadableFileError(
+                "missing-file",
+                "does not exist",
+                "Check the manifest's path, and --root",
+                path=path,
+            )
+
+
+@cache
+def _code_hash() -> str:
+    """Hash of the library's source: other code may prepare otherwise."""
+    return hash_files([Path(__file__).parents[1] / "volumetric"])

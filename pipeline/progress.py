@@ -1,0 +1,112 @@
+"""Long work shown as it goes: a bar with rate and time left, or plain lines off a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from volumetric.cases import Case
+from volumetric.errors import VolumetricError
+
+_LOG = logging.getLogger("volumetric")
+_EVERY_S = 10.0  # between plain lines
+
+T = TypeVar("T")
+
+Outcome = tuple[Case, VolumetricError | None]
+Each = Callable[[Callable[[Case], None], Sequence[Case], str], Iterator[Outcome]]
+"""Do something for every case, giving each with its typed error or None."""
+
+
+def track(items: Iterable[T], *, total: int, title: str, unit: str = "cases") -> Iterator[T]:
+    """The items as they come, their progress shown on stderr."""
+    if not sys.stderr.isatty():
+        yield from _plain_lines(items, total, title, unit)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (
+        TextColumn("{task.description:>10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeLeft(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, rate="", note="")
+        started = time.monotonic()
+        for number, item in enumerate(items, start=1):
+            rate = number / max(1e-9, time.monotonic() - started)
+            progress.update(task, advance=1, rate=_rate(rate, unit), note=_note(item))
+            yield item
+
+
+def each_in_threads(n_workers: int) -> Each:
+    """Cases in parallel threads: reading, unpacking and tensor work release the interpreter."""
+
+    def each(do: Callable[[Case], None], cases: Sequence[Case], title: str) -> Iterator[Outcome]:
+        with ThreadPoolExecutor(n_workers) as pool:
+            outcomes = pool.map(lambda case: (case, attempt(do, case)), cases)
+            yield from track(outcomes, total=len(cases), title=title)
+
+    return each
+
+
+def attempt(do: Callable[[Case], None], case: Case) -> VolumetricError | None:
+    """Do it; give back a typed error instead of raising it, so that other cases go on."""
+    try:
+        do(case)
+    except VolumetricError as error:
+        return error
+    except Exception as error:  # one bad case must not end a long run; the traceback is logged
+        _LOG.exception("case %s", case.id)
+        return VolumetricError(
+            "internal-error",
+            f"{type(error).__name__}: {error}",
+            "This is a defect of volumetric: report it with the log above",
+            path=case.image,
+        )
+    return None
+
+
+def _plain_lines(items: Iterable[T], total: int, title: str, unit: str) -> Iterator[T]:
+    started = last = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        now = time.monotonic()
+        if now - last >= _EVERY_S or number == total:
+            rate = number / max(1e-9, now - started)
+            left = (total - number) / rate
+            _LOG.info(
+                "%s: %d of %d, %s, %.0f s left %s",
+                title,
+                number,
+                total,
+                _rate(rate, unit),
+                left,
+                _note(item),
+            )
+            last = now
+        yield item
+
+
+def _rate(per_second: float, unit: str) -> str:
+    return (
+        f"{per_second:.1f} {unit}/s" if per_second >= 1 else f"{1 / per_second:.1f} s/{unit[:-1]}"
+    )
+
+
+def _note(item: object) -> str:
+    dice = getattr(item, "val_dice", None)
+    loss = getattr(item, "train_loss", None)
+    if loss is None:
+        return ""
+    return f"(loss {loss:.3f}" + (")" if dice is None else f", held-out Dice {dice:.3f})")

@@ -1,0 +1,234 @@
+"""Charts as inline SVG: strips of scores, agreement of volumes, training curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+
+from pipeline.report.record import Curve
+
+_WIDTH = 460.0
+_RIGHT = 446.0
+# Beyond this many points on a page, links and tooltips would outweigh everything else in it.
+_MOST_LINKED = 8000
+
+N_COLOURS = 7
+
+
+@dataclass(frozen=True)
+class Point:
+    """One case in a chart: where it lies, what its tooltip says, where its link leads."""
+
+    x: float
+    y: float
+    title: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of a strip chart: the cases of a class (x is the score), their mean, its interval."""
+
+    name: str
+    colour: int
+    points: Sequence[Point]
+    mean: float | None
+    interval: tuple[float, float] | None
+
+
+def draw_strips(strips: Sequence[Strip], *, label: str, top: float | None, linked: int) -> Markup:
+    """Strip chart: a row per class, a point per case, a diamond and a bar for mean and interval.
+
+    `top` is the largest possible value if there is one (1 for Dice); `linked` the number of points
+    on the whole page.
+    """
+    values = [point.x for strip in strips for point in strip.points]
+    if not values:
+        return Markup('<p class="quiet">No case has this score.</p>')
+    left = 24.0 + 6.6 * min(18, max(len(strip.name) for strip in strips))
+    low = 0.0 if top is None else min(values)
+    low, high, ticks = _nice(min(low, min(values)), max(values) if top is None else top)
+    x = _scale(low, high, left, _RIGHT)
+    step = 52.0 if len(strips) <= 8 else 30.0
+    bottom = 8 + step * len(strips)
+    parts = [_grid_x(ticks, x, 4, bottom)]
+    for number, strip in enumerate(strips):
+        parts.append(_strip(strip, x, 8 + step * number, step, linked))
+    return _svg(Markup("").join(parts), bottom + 24, label)
+
+
+def draw_agreement(points: Sequence[Point], *, colour: int, label: str, linked: int) -> Markup:
+    """Bland-Altman plot: difference against mean, with the bias and its limits of agreement."""
+    bias, low_limit, high_limit = limits_of_agreement([point.y for point in points])
+    x_low, x_high, x_ticks = _nice(min(p.x for p in points), max(p.x for p in points), count=5)
+    spread = [point.y for point in points] + [
+        line for line in (bias, low_limit, high_limit, 0.0) if line is not None
+    ]
+    y_low, y_high, y_ticks = _nice(min(spread), max(spread), count=6)
+    x, y = _scale(x_low, x_high, 66, _RIGHT), _scale(y_low, y_high, 252, 10)
+    parts = [_grid_x(x_ticks, x, 10, 252), _grid_y(y_ticks, y, 66)]
+    for value, style in (
+        (0.0, "zero"),
+        (bias, "bias"),
+        (low_limit, "limit"),
+        (high_limit, "limit"),
+    ):
+        if value is not None:
+            parts.append(
+                Markup('<path class="{}" d="M66 {:.1f}H{:.0f}"/>').format(style, y(value), _RIGHT)
+            )
+    placed = [Point(x(p.x), y(p.y), p.title, p.href) for p in points]
+    parts.append(_dots(placed, colour, linked))
+    parts.append(
+        Markup(
+            '<text class="axis" x="256" y="290" text-anchor="middle">mean of both (mL)</text>'
+            '<text class="axis" x="-131" y="10" transform="rotate(-90)" text-anchor="middle">'
+            "prediction minus truth (mL)</text>"
+        )
+    )
+    return _svg(Markup("").join(parts), 298, label)
+
+
+def limits_of_agreement(
+    differences: Sequence[float],
+) -> tuple[float | None, float | None, float | None]:
+    """Mean difference and the limits of agreement, mean ± 1.96 standard deviations.
+
+    The limits are None for fewer than two cases. Bland and Altman, Lancet 1986;1:307-310.
+    """
+    if not differences:
+        return None, None, None
+    bias = float(np.mean(differences))
+    if len(differences) < 2:
+        return bias, None, None
+    spread = 1.96 * float(np.std(differences, ddof=1))
+    return bias, bias - spread, bias + spread
+
+
+def draw_curves(curves: Mapping[str, Curve], *, label: str, top: float | None) -> Markup:
+    """Lines over epochs, one per named curve; `top` fixes the upper end where there is one."""
+    drawn = [curve for curve in curves.values() if curve]
+    if not drawn:
+        return Markup('<p class="quiet">Nothing was recorded.</p>')
+    epochs = [epoch for curve in drawn for epoch, _ in curve]
+    values = [value for curve in drawn for _, value in curve]
+    x_low, x_high, x_ticks = _nice(min(epochs), max(epochs), count=6, tight=True)
+    y_low, y_high, y_ticks = _nice(min(values), max(values) if top is None else top, count=5)
+    x, y = _scale(x_low, x_high, 46, _RIGHT), _scale(y_low, y_high, 180, 10)
+    parts = [_grid_x(x_ticks, x, 10, 180), _grid_y(y_ticks, y, 46)]
+    for number, curve in enumerate(curves.values()):
+        if not curve:
+            continue
+        path = "L".join(f"{x(epoch):.1f} {y(value):.1f}" for epoch, value in curve)
+        parts.append(Markup('<path class="curve curve-{}" d="M{}"/>').format(number, path))
+        if len(curve) == 1:
+            epoch, value = curve[0]
+            parts.append(
+                Markup('<circle class="curve-dot-{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(
+                    number, x(epoch), y(value)
+                )
+            )
+    parts.append(Markup('<text class="axis" x="246" y="216" text-anchor="middle">epoch</text>'))
+    return _svg(Markup("").join(parts), 222, label)
+
+
+def _strip(strip: Strip, x: Callable[[float], float], y: float, step: float, linked: int) -> Markup:
+    middle, room = y + step * 0.4, step * 0.3
+    heights: dict[int, int] = {}
+    placed = []
+    for point in sorted(strip.points, key=lambda point: point.x):
+        column = round(x(point.x) / 4)
+        rank = heights[column] = heights.get(column, 0) + 1
+        # Points of one column fan out from the middle: 0, +1, -1, +2, … and fold back when full.
+        offset = (rank // 2) * 4.4 * (1 if rank % 2 else -1)
+        placed.append(Point(x(point.x), middle + math.fmod(offset, room), point.title, point.href))
+    parts = [
+        Markup('<text class="row" x="8" y="{:.1f}">{}</text>').format(
+            middle + 4, strip.name if len(strip.name) <= 20 else strip.name[:19] + "…"
+        ),
+        _dots(placed, strip.colour, linked),
+    ]
+    below = y + step * 0.84
+    if strip.interval is not None:
+        low, high = strip.interval
+        parts.append(
+            Markup('<path class="interval" d="M{:.1f} {:.1f}H{:.1f}"/>').format(
+                x(low), below, x(high)
+            )
+        )
+    if strip.mean is not None:
+        parts.append(
+            Markup('<path class="mean" d="M{:.1f} {:.1f}l4 4-4 4-4-4z"/>').format(
+                x(strip.mean), below - 4
+            )
+        )
+    return Markup("").join(parts)
+
+
+def _dots(points: Sequence[Point], colour: int, linked: int) -> Markup:
+    style = f"dot class-{colour % N_COLOURS}"
+    if linked > _MOST_LINKED:
+        path = "".join(f"M{point.x:.1f} {point.y:.1f}h0" for point in points)
+        return Markup('<path class="{} dots" d="{}"/>').format(style, path)
+    # Out of the tab order: the table of all cases offers the same links to the keyboard.
+    one = Markup(
+        '<a href="{}" tabindex="-1"><circle cx="{:.1f}" cy="{:.1f}" r="3.6">'
+        "<title>{}</title></circle></a>"
+    )
+    links = Markup("").join(one.format(p.href, p.x, p.y, p.title) for p in points)
+    return Markup('<g class="{}">{}</g>').format(style, links)
+
+
+def _grid_x(ticks: Sequence[float], x: Callable[[float], float], top: float, end: float) -> Markup:
+    one = Markup(
+        '<path class="grid" d="M{0:.1f} {1:.1f}V{2:.1f}"/>'
+        '<text class="tick" x="{0:.1f}" y="{3:.1f}" text-anchor="middle">{4}</text>'
+    )
+    return Markup("").join(one.format(x(t), top, end, end + 16, _tick(t)) for t in ticks)
+
+
+def _grid_y(ticks: Sequence[float], y: Callable[[float], float], left: float) -> Markup:
+    one = Markup(
+        '<path class="grid" d="M{0:.1f} {1:.1f}H{2:.1f}"/>'
+        '<text class="tick" x="{3:.1f}" y="{4:.1f}" text-anchor="end">{5}</text>'
+    )
+    return Markup("").join(
+        one.format(left, y(t), _RIGHT, left - 7, y(t) + 4, _tick(t)) for t in ticks
+    )
+
+
+def _tick(value: float) -> str:
+    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _svg(content: Markup, height: float, label: str) -> Markup:
+    return Markup(
+        '<svg class="chart" viewBox="0 0 {0:.0f} {1:.0f}" role="group" aria-label="{2}">{3}</svg>'
+    ).format(_WIDTH, height, label, content)
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    slope = (end - start) / (high - low)
+    return lambda value: start + slope * (value - low)
+
+
+def _nice(
+    low: float, high: float, *, count: int = 5, tight: bool = False
+) -> tuple[float, float, list[float]]:
+    """Ends and about `count` round ticks; `tight` keeps the ends where the values end."""
+    if high <= low:
+        pad = abs(low) * 0.1 or 1.0
+        low, high = low - pad, high + pad
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
+    if tight:
+        first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
+    # Rounded, or 3 * 0.1 would be written 0.30000000000000004.
+    ticks = [round(step * number, 12) for number in range(first, last + 1)]
+    return (low, high, ticks) if tight else (ticks[0], ticks[-1], ticks)

@@ -1,0 +1,264 @@
+"""The folder of one run: what each stage leaves for the next, and for a person to look at."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import RunConfig, dump_config, parse_config
+from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
+from volumetric.cases import Case
+from volumetric.errors import ConfigError, OutputError, VolumetricError
+
+_PACKAGES = (
+    "volumetric",
+    "torch",
+    "monai",
+    "lightning-fabric",
+    "prefect",
+    "nibabel",
+    "pydicom",
+    "numpy",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with its configuration. Its files are named here and nowhere else."""
+
+    folder: Path
+    config: RunConfig
+
+    @property
+    def prepared(self) -> Path:
+        """Prepared cases, `<case>.safetensors`."""
+        return self.folder / "prepared"
+
+    @property
+    def model(self) -> Path:
+        """The exported model folder."""
+        return self.folder / "model"
+
+    @property
+    def predictions(self) -> Path:
+        """Predicted masks, `<case>.nii.gz`."""
+        return self.folder / "predictions"
+
+    def fold(self, fold: int) -> Path:
+        """Checkpoint and history of one fold."""
+        return self.folder / "folds" / str(fold)
+
+    @cached_property
+    def manifest(self) -> Path:
+        """The manifest's YAML."""
+        return find_manifest(self.config.data.manifest)
+
+    @cached_property
+    def data_set(self) -> DataSet:
+        """What the manifest says of the data set."""
+        return load_data_set(self.manifest)
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        """All cases of the manifest."""
+        return load_cases(self.manifest, root=self.config.data.root)
+
+    def usable_cases(self) -> list[Case]:
+        """The cases that are not in quarantine."""
+        bad = {entry["id"] for entry in read_json(self.folder / "quarantine.json", default=[])}
+        return [case for case in self.cases if case.id not in bad]
+
+    def folds(self) -> list[int]:
+        """The folds to hold out in turn.
+
+        Raises:
+            ConfigError: the manifest has no folds, or not the one asked for.
+        """
+        known = sorted({case.fold for case in self.cases if case.fold is not None})
+        wanted = self.config.data.fold
+        if not known or (wanted != "all" and wanted not in known):
+            raise ConfigError(
+                "no-such-fold",
+                f"fold {wanted} was asked for, the manifest has {known}",
+                "Choose one of these, or give the manifest's CSV a fold column",
+                path=self.manifest,
+            )
+        return known if wanted == "all" else [wanted]
+
+
+def create_run(config: RunConfig, folder: Path) -> Run:
+    """The run in `folder`, made or gone on with: configuration and provenance are written.
+
+    Raises:
+        OutputError: the folder cannot be written.
+        ManifestError, ConfigError: the data set or the fold is not there.
+    """
+    run = Run(folder, config)
+    run.folds()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            "unwritable",
+            f"cannot be written ({error.strerror})",
+            "Choose another folder with --out",
+            path=folder,
+        ) from error
+    write_json(folder / "provenance.json", _provenance(run))
+    write_json(folder / "quarantine.json", [])
+    return run
+
+
+def open_run(folder: Path) -> Run:
+    """The run that was made in `folder`.
+
+    Raises:
+        OutputError: there is none.
+        ConfigError: its configuration was damaged.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise OutputError(
+            "no-run", "holds no run (no config.yaml)", "Make one with `volumetric run`", path=folder
+        )
+    return Run(folder, parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), path=path))
+
+
+def quarantine(run: Run, case_id: str, error: VolumetricError) -> None:
+    """Set a case apart with the reason and the way out; a later entry replaces an earlier."""
+    path = run.folder / "quarantine.json"
+    entries = [entry for entry in read_json(path, default=[]) if entry["id"] != case_id]
+    entry = {"id": case_id, "path": error.path, "code": error.code}
+    entries.append({**entry, "reason": error.reason, "remedy": error.remedy})
+    write_json(path, sorted(entries, key=lambda entry: str(entry["id"])))
+
+
+@contextmanager
+def record_time(run: Run, stage: str) -> Iterator[None]:
+    """Note in provenance.json how long a stage took."""
+    started = time.monotonic()
+    yield
+    path = run.folder / "provenance.json"
+    provenance = read_json(path, default={})
+    seconds = {**provenance.get("seconds", {}), stage: round(time.monotonic() - started, 2)}
+    write_json(path, {**provenance, "finished": _now(), "seconds": seconds})
+
+
+def read_json(path: Path, *, default: Any = None) -> Any:
+    """A file's JSON, or the default where there is no file.
+
+    Raises:
+        OutputError: no file and no default: the stage that makes it has not run.
+    """
+    if not path.exists():
+        if default is None:
+            raise OutputError(
+                "stage-missing",
+                "has not been made yet",
+                "Run the earlier stages first: prepare, train, predict, evaluate, report",
+                path=path,
+            )
+        return default
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    partial = path.with_name(f".partial-{path.name}")
+    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def hash_values(*values: Any) -> str:
+    """One short hash of plain values: equal values, equal hash."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def hash_files(paths: Sequence[Path | None]) -> str:
+    """SHA-256 of files' bytes, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in [] if path is None else _files(path):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _provenance(run: Run) -> Mapping[str, Any]:
+    config = dump_config(run.config)
+    earlier = read_json(run.folder / "provenance.json", default={})
+    return {
+        "command": " ".join(["volumetric", *sys.argv[1:]]),
+        "started": earlier.get("started", _now()),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "host": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
+        "seed": run.config.seed,
+        "manifest": {
+            "name": run.data_set.name,
+            "sha256": hash_files([run.manifest, run.manifest.parent / run.data_set.cases]),
+        },
+        "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
+        "seconds": earlier.get("seconds", {}),
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str | None:
+    """Commit of the code, with a + where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+" if _git(here, "status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *words: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor()

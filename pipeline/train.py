@@ -1,0 +1,174 @@
+"""Train: one fold held out, the network learns from the others, its weights are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.device import find_device
+from pipeline.progress import track
+from pipeline.run import Run, hash_values, read_json, record_time
+from volumetric.augment import Augmentation, augment
+from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
+from volumetric.errors import ManifestError
+from volumetric.io.prepared import Prepared, open_prepared
+from volumetric.learning import Training, fit
+from volumetric.model import ModelSpec, build_network, save_spec, save_weights
+
+
+def train(run: Run, fold: int) -> None:
+    """Write folds/<fold>/{last.ckpt,history.csv} and model/fold_<fold>.safetensors.
+
+    Goes on from the last epoch where an earlier run with the same settings stopped.
+
+    Raises:
+        ManifestError: no case with a mask is left to learn from.
+        TrainingError: the loss is not finite any more.
+        DeviceError: the device is not there.
+    """
+    device = find_device(run.config.device)
+    with record_time(run, f"train fold {fold}"):
+        spec = _spec(run)
+        learned, held_out = _split(run, fold)
+        settings = _settings(run)
+        torch.manual_seed(settings.seed)
+        network = build_network(spec).to(device)
+        if device.type == "cpu" and settings.compile:
+            # Faster on a CPU only when compiled: see README, Decisions.
+            network = network.to(memory_format=torch.channels_last_3d)
+        rows = fit(
+            network,
+            _drawing(run, spec, learned, device),
+            validate=_validation(run, spec, held_out, device),
+            settings=settings,
+            folder=run.fold(fold),
+            key=hash_values(
+                spec, settings, run.config.train, [case.facts["key"] for case in learned]
+            ),
+        )
+        for _ in track(rows, total=settings.epochs, title=f"fold {fold}", unit="epochs"):
+            pass
+        save_weights(run.model, fold, network)
+        save_spec(run.model, spec)
+
+
+def _spec(run: Run) -> ModelSpec:
+    plan = read_json(run.folder / "plan.json")["values"]
+    fingerprint = read_json(run.folder / "fingerprint.json")
+    provenance = read_json(run.folder / "provenance.json")
+    return ModelSpec(
+        kind=run.config.model.kind,
+        n_channels=fingerprint["n_channels"],
+        classes=run.data_set.classes,
+        features=plan["features"],
+        strides=[tuple(stride) for stride in plan["strides"]],
+        kernels=[tuple(kernel) for kernel in plan["kernels"]],
+        patch_size=tuple(plan["patch_size"]),
+        spacing_mm=tuple(plan["spacing_mm"]),
+        intensity=plan["intensity"],
+        overlap=run.config.predict.overlap,
+        mirror_axes=run.config.predict.mirror_axes,
+        fingerprint=fingerprint,
+        about={
+            "name": run.config.name,
+            "data_set": run.data_set.name,
+            "licence": run.data_set.licence,
+            **{name: provenance[name] for name in ("commit", "versions", "manifest")},
+        },
+    )
+
+
+def _settings(run: Run) -> Training:
+    section = run.config.train.model_dump()
+    chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
+    return Training(**chosen, seed=run.config.seed)
+
+
+def _split(run: Run, fold: int) -> tuple[list[Prepared], list[Prepared]]:
+    cases = [case for case in run.usable_cases() if case.mask is not None]
+    learned = [case for case in cases if case.fold != fold]
+    held_out = [case for case in cases if case.fold == fold]
+    if not learned:
+        raise ManifestError(
+            "nothing-to-learn",
+            f"no usable case with a mask lies outside fold {fold}",
+            "Add cases, or see quarantine.json for those set apart",
+            path=run.manifest,
+        )
+    return _open(run, learned), _open(run, held_out)
+
+
+def _open(run: Run, cases: Sequence[Any]) -> list[Prepared]:
+    return [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
+
+
+def _drawing(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device) -> Any:
+    """What `fit` calls for the next batch."""
+    section = run.config.train
+    sources = open_sources(cases, device=device, budget_bytes=int(section.cache_gb * 1e9))
+    batch_size = read_json(run.folder / "plan.json")["values"]["batch_size"]
+    augmentation = Augmentation(**section.augment.model_dump())
+
+    def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
+        images, masks = draw_batch(
+            sources,
+            rng,
+            patch_size=spec.patch_size,
+            batch_size=batch_size,
+            foreground=section.foreground,
+        )
+        images, masks = images.to(device), masks.to(device)
+        images, masks = augment(
+            images, masks, generator, settings=augmentation, spacing=spec.spacing_mm
+        )
+        if device.type == "cpu" and section.compile:
+            images = images.contiguous(memory_format=torch.channels_last_3d)
+        return images, masks
+
+    return draw
+
+
+def _validation(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device) -> Any:
+    """What `fit` calls after each epoch: mean Dice on the central patch of some held-out cases."""
+    some = list(cases)[:: max(1, len(cases) // run.config.train.validation_cases)]
+    sources = open_sources(some, device=device, budget_bytes=0)
+    patches = [_central_patch(source, spec, device) for source in sources]
+
+    def validate(network: nn.Module) -> float | None:
+        scores = [_dice(network, image, mask, len(spec.classes)) for image, mask in patches]
+        known = [score for case in scores for score in case if score is not None]
+        return float(np.mean(known)) if known else None
+
+    return validate
+
+
+def _central_patch(
+    source: PatchSource, spec: ModelSpec, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patch around the foreground's middle."""
+    voxels = np.concatenate(
+        list(source.foreground.values()) or [np.array([source.prepared.shape]) // 2]
+    )
+    middle = np.median(voxels, axis=0)
+    start = []
+    for axis, (n, p) in enumerate(zip(source.prepared.shape, spec.patch_size, strict=True)):
+        start.append(-((p - n) // 2) if n <= p else int(np.clip(middle[axis] - p // 2, 0, n - p)))
+    image, mask = read_patch(source, (start[0], start[1], start[2]), spec.patch_size)
+    return image[None].to(device), mask.to(device)
+
+
+@torch.inference_mode()
+def _dice(
+    network: nn.Module, image: torch.Tensor, mask: torch.Tensor, n_classes: int
+) -> list[float | None]:
+    found = network(image).argmax(1)[0]
+    scores: list[float | None] = []
+    for label in range(1, n_classes + 1):
+        predicted, true = found == label, mask == label
+        total = int(predicted.sum() + true.sum())
+        scores.append(2 * int((predicted & true).sum()) / total if total else None)
+    return scores

@@ -1,0 +1,119 @@
+"""Interpolation on tensors: separable where axes are straight, a gather where they are oblique."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+Mode = Literal["copy", "linear", "cubic", "labels"]
+
+_SLAB = 16  # planes sampled at a time on an oblique grid, to bound memory
+
+
+def sample_axis(
+    data: torch.Tensor,
+    shape: Sequence[int],
+    scales: Sequence[float],
+    starts: Sequence[float],
+    *,
+    mode: Mode,
+) -> torch.Tensor:
+    """(C, *shape): along axis v, value i is taken at old index `scales[v] * i + starts[v]`.
+
+    Each axis is one matrix product with its interpolation weights. Beyond half a voxel
+    outside the old grid the value is 0.
+    """
+    if mode == "labels":
+        return _largest_weight(
+            data, lambda one: sample_axis(one, shape, scales, starts, mode="linear")
+        )
+    for axis in range(3):
+        n_old, n_new = data.shape[1 + axis], shape[axis]
+        position = scales[axis] * np.arange(n_new, dtype=np.float64) + starts[axis]
+        if mode == "copy":
+            data = _copy(data, 1 + axis, np.round(position).astype(np.int64))
+        else:
+            weights = _weights(position, n_old, abs(scales[axis]), cubic=mode == "cubic")
+            data = torch.tensordot(data, weights.to(data.device), dims=([1 + axis], [1])).movedim(
+                -1, 1 + axis
+            )
+    return data
+
+
+def sample_grid(
+    data: torch.Tensor,
+    shape: tuple[int, int, int],
+    linear: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    *,
+    labels: bool,
+) -> torch.Tensor:
+    """(C, *shape): trilinear values at old index `linear @ i + offset`, 0 outside."""
+    if labels:
+        return _largest_weight(
+            data, lambda one: sample_grid(one, shape, linear, offset, labels=False)
+        )
+    size = torch.tensor(data.shape[1:], dtype=torch.float64)
+    matrix, shift = torch.from_numpy(linear), torch.from_numpy(offset)
+    plane = torch.cartesian_prod(torch.arange(shape[1]), torch.arange(shape[2])).to(torch.float64)
+    plane_part = plane @ matrix[:, 1:].T + shift
+    source = data[None].to(torch.float32)
+    slabs = []
+    for first in range(0, shape[0], _SLAB):
+        depth = torch.arange(first, min(first + _SLAB, shape[0]), dtype=torch.float64)
+        index = depth[:, None, None] * matrix[:, 0] + plane_part
+        grid = ((2 * index + 1) / size - 1).flip(-1).reshape(1, len(depth), *shape[1:], 3)
+        slab = F.grid_sample(source, grid.to(source), mode="bilinear", align_corners=False)
+        slabs.append(slab[0])
+    return torch.cat(slabs, dim=1)
+
+
+def _weights(
+    position: NDArray[np.float64], n_old: int, scale: float, *, cubic: bool
+) -> torch.Tensor:
+    """Matrix (new, old) whose rows sum to 1, or to 0 outside the old grid."""
+    width = max(1.0, scale) if cubic else 1.0
+    distance = np.abs(position[:, None] - np.arange(n_old)[None]) / width
+    weights = _keys(distance) if cubic else np.maximum(0, 1 - distance)
+    # At the border the kernel is cut; renormalising repeats the edge without ringing into it.
+    total = weights.sum(1, keepdims=True)
+    weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 1e-6)
+    inside = (position > -0.5 - 1e-6) & (position < n_old - 0.5 + 1e-6)
+    return torch.from_numpy((weights * inside[:, None]).astype(np.float32))
+
+
+def _keys(t: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic convolution kernel, a = -0.5 (Keys 1981, IEEE TASSP 29:1153)."""
+    near = (1.5 * t - 2.5) * t * t + 1
+    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
+    return np.where(t < 1, near, np.where(t < 2, far, 0.0))
+
+
+def _copy(data: torch.Tensor, axis: int, index: NDArray[np.int64]) -> torch.Tensor:
+    n_old = data.shape[axis]
+    inside = (index >= 0) & (index < n_old)
+    taken = data.index_select(axis, torch.from_numpy(index.clip(0, n_old - 1)).to(data.device))
+    if not inside.all():
+        outside = torch.from_numpy(np.flatnonzero(~inside)).to(data.device)
+        taken.index_fill_(axis, outside, 0)
+    return taken
+
+
+def _largest_weight(
+    data: torch.Tensor, sample: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """The label of the largest interpolated weight, the lower on a tie: never a new one."""
+    best: torch.Tensor | None = None
+    for label in torch.unique(data).tolist():
+        weight = sample((data == label).to(torch.float32))
+        if best is None:
+            best = torch.zeros_like(weight)
+            result = torch.zeros_like(weight, dtype=data.dtype)
+        result[weight > best] = label
+        best = torch.maximum(best, weight)
+    return result

@@ -1,0 +1,177 @@
+"""The model folder: what a run exports, and all that prediction needs. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from volumetric.errors import ConfigError, UnreadableFileError
+from volumetric.models import UNet
+
+Triple = tuple[int, int, int]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What `model.json` says.
+
+    Attributes:
+        kind: architecture, "unet" or "residual_unet".
+        n_channels: channels of the image.
+        classes: name of each label but background.
+        features: channels of each stage.
+        strides: stride of each stage.
+        kernels: kernel of each stage.
+        patch_size: window in voxels.
+        spacing_mm: spacing the network works at.
+        intensity: as `volumetric.preprocess.prepare` takes it.
+        overlap: of sliding windows.
+        mirror_axes: averaged in prediction.
+        keep_largest: labels of which only the largest component is kept.
+        fingerprint: of the training set.
+        about: provenance: names, versions, scores.
+    """
+
+    kind: Literal["unet", "residual_unet"]
+    n_channels: int
+    classes: Mapping[int, str]
+    features: Sequence[int]
+    strides: Sequence[Triple]
+    kernels: Sequence[Triple]
+    patch_size: Triple
+    spacing_mm: tuple[float, float, float]
+    intensity: Mapping[str, Any]
+    overlap: float = 0.5
+    mirror_axes: Sequence[int] = ()
+    keep_largest: Sequence[int] = ()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A specification with its networks, one a fold, in evaluation mode on one device."""
+
+    spec: ModelSpec
+    networks: Sequence[nn.Module]
+
+
+def build_network(spec: ModelSpec) -> nn.Module:
+    """A network as specified, with fresh weights from torch's global generator."""
+    return UNet(
+        spec.n_channels,
+        len(spec.classes) + 1,
+        features=spec.features,
+        strides=spec.strides,
+        kernels=spec.kernels,
+        residual=spec.kind == "residual_unet",
+    )
+
+
+def save_weights(folder: Path, fold: int, network: nn.Module) -> None:
+    """Write one fold's weights into a model folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    partial = folder / f".partial-fold_{fold}.safetensors"
+    save_file(weights, partial)
+    partial.replace(_weights_path(folder, fold))
+
+
+def save_spec(folder: Path, spec: ModelSpec) -> None:
+    """Write `model.json` with the hashes of the weights that lie beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {path.name: _hash(path) for path in sorted(folder.glob("fold_*.safetensors"))}
+    partial = folder / ".partial-model.json"
+    content = {"format": _FORMAT, **asdict(spec), "weights_sha256": files}
+    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    partial.replace(folder / "model.json")
+
+
+def load_spec(folder: Path) -> ModelSpec:
+    """What a model folder's `model.json` says.
+
+    Raises:
+        UnreadableFileError: missing, damaged, or of another format.
+    """
+    return _read_json(folder)[0]
+
+
+def load_model(
+    folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
+) -> Model:
+    """The model in a folder, ready to predict; `folds` chooses some of its networks.
+
+    Raises:
+        UnreadableFileError: missing, damaged, changed since export, or of another format.
+        ConfigError: a fold it does not have.
+    """
+    folder = Path(folder)
+    spec, hashes = _read_json(folder)
+    names = sorted(hashes) if folds is None else [_weights_path(folder, k).name for k in folds]
+    missing = [name for name in names if name not in hashes]
+    if missing or not names:
+        raise ConfigError(
+            "no-such-fold",
+            f"has weights {sorted(hashes)}, {missing or 'some'} were asked for",
+            "Train that fold first",
+            path=folder,
+        )
+    networks = [_load_network(spec, folder / name, hashes[name]) for name in names]
+    return Model(spec, [network.to(device).eval() for network in networks])
+
+
+def _read_json(folder: Path) -> tuple[ModelSpec, dict[str, str]]:
+    path = folder / "model.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("format") != _FORMAT:
+            raise ValueError("format of another version")
+        hashes = found.pop("weights_sha256")
+        for name in ("strides", "kernels"):
+            found[name] = [tuple(row) for row in found[name]]
+        for name in ("patch_size", "spacing_mm"):
+            found[name] = tuple(found[name])
+        found["classes"] = {int(label): name for label, name in found["classes"].items()}
+        return ModelSpec(**found), hashes
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UnreadableFileError(
+            "unreadable-model",
+            f"is no model folder ({error})",
+            "Name the `model` folder of a run",
+            path=path,
+        ) from error
+
+
+def _load_network(spec: ModelSpec, path: Path, expected: str) -> nn.Module:
+    network = build_network(spec)
+    try:
+        if _hash(path) != expected:
+            raise ValueError("its bytes differ from those exported")
+        network.load_state_dict(load_file(path))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UnreadableFileError(
+            "unreadable-weights",
+            f"cannot be loaded ({error})",
+            "Copy or export it again",
+            path=path,
+        ) from error
+    return network
+
+
+def _weights_path(folder: Path, fold: int) -> Path:
+    return folder / f"fold_{fold}.safetensors"
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,127 @@
+"""What a data set's fingerprint says about preparing it and about the network for it.
+
+The rules are nnU-Net's (Isensee 2021, supplement; ExperimentPlanner), with the memory
+budget given in voxels instead of being estimated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+Triple = tuple[int, int, int]
+
+_ANISOTROPIC = 3.0
+_SMALLEST_MAP = 4  # voxels along an axis of the coarsest feature map
+_DATA_FRACTION = 0.05  # a batch shall not hold more of the data set than this
+
+
+def choose_spacing(fingerprint: Mapping[str, Any]) -> tuple[tuple[float, float, float], str]:
+    """Target spacing (mm along D, H, W) and why.
+
+    The median; along an axis more than three times coarser than the finest, the tenth
+    percentile, so that thick-slice sets do not blur their thinner members.
+    """
+    median = np.array(fingerprint["spacing_mm"]["median"])
+    coarse = int(median.argmax())
+    why = "median spacing of the cases"
+    if median[coarse] / median.min() > _ANISOTROPIC:
+        finer = fingerprint["spacing_mm"]["percentile_10"][coarse]
+        median[coarse] = max(finer, np.delete(median, coarse).max())
+        why = f"median spacing, and along the coarse axis {'DHW'[coarse]} the tenth percentile"
+    d, h, w = (round(float(value), 6) for value in median)
+    return (d, h, w), why
+
+
+def choose_intensity(fingerprint: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Intensity scheme and why: CT is windowed and scaled by the data set, others by the image."""
+    if fingerprint["modality"] != "CT":
+        kind = fingerprint["modality"]
+        return {
+            "kind": "zscore"
+        }, f"{kind} has no absolute scale: each image by its own mean and spread"
+    found = fingerprint["intensity"][0]
+    return (
+        {
+            "kind": "window",
+            "low": found["percentile_00_5"],
+            "high": found["percentile_99_5"],
+            "mean": found["mean"],
+            "std": found["std"],
+        },
+        "CT is absolute: clipped to the foreground's 0.5 to 99.5 percentiles, then scaled",
+    )
+
+
+def choose_patch(
+    shape: Sequence[float], spacing: Sequence[float], *, budget_voxels: int, max_stages: int = 6
+) -> tuple[Triple, list[Triple], list[Triple]]:
+    """Patch size, and stride and kernel of each stage, for a median shape (D, H, W) at a spacing.
+
+    The patch is as near to a cube in mm as the shape allows, at most half the budget (two make
+    the smallest batch), and divisible by the strides.
+    """
+    target = np.array(shape, dtype=np.float64)
+    relative = np.array(spacing, dtype=np.float64) / np.min(spacing)
+    patch = target.copy()
+    if patch.prod() > budget_voxels / 2:
+        # Grow a cube in mm until it meets the shape on some axes, the rest filling the budget.
+        low, high = 0.0, float((target * relative).max())
+        for _ in range(40):
+            middle = (low + high) / 2
+            volume = np.minimum(target, middle / relative).prod()
+            low, high = (middle, high) if volume <= budget_voxels / 2 else (low, middle)
+        patch = np.minimum(target, low / relative)
+    patch = np.maximum(_SMALLEST_MAP, np.round(patch)).astype(int)
+    strides, kernels = _stages(patch, relative, max_stages)
+    divisor = np.prod(strides, axis=0)
+    padded = np.ceil(patch / divisor).astype(int) * divisor
+    while padded.prod() > budget_voxels / 2 and (padded > divisor).any():
+        axis = int(np.argmax(np.where(padded > divisor, padded * relative, 0)))
+        padded[axis] -= divisor[axis]
+    if (padded != patch).any():
+        strides, kernels = _stages(padded, relative, max_stages)
+    d, h, w = (int(n) for n in padded)
+    return (d, h, w), strides, kernels
+
+
+def choose_batch(patch: Triple, *, budget_voxels: int, total_voxels: int) -> int:
+    """Patches a batch: what the budget holds, at most 5 % of the data set, at least 2."""
+    n_voxels = int(np.prod(patch))
+    return max(2, min(budget_voxels // n_voxels, int(_DATA_FRACTION * total_voxels) // n_voxels))
+
+
+def choose_features(n_stages: int, *, base: int, largest: int) -> list[int]:
+    """Channels of each stage: doubled from stage to stage, up to the largest."""
+    return [min(largest, base * 2**stage) for stage in range(n_stages)]
+
+
+def _stages(
+    patch: np.ndarray, relative: np.ndarray, max_stages: int
+) -> tuple[list[Triple], list[Triple]]:
+    """Halve the axes that are fine and large enough until none is left."""
+    size, spacing = patch.astype(float).copy(), relative.copy()
+    strides: list[Triple] = [(1, 1, 1)]
+    kernel = np.where(spacing / spacing.min() < 2, 3, 1)
+    kernels: list[Triple] = [_triple(kernel)]
+    while len(strides) < max_stages:
+        large = size >= 2 * _SMALLEST_MAP
+        if not large.any():
+            break
+        halve = large & (spacing / spacing[large].min() < 2)
+        stride = np.where(halve, 2, 1)
+        size, spacing = np.ceil(size / stride), spacing * stride
+        kernel = np.where((spacing / spacing.min() < 2) | (kernel == 3), 3, 1)
+        strides.append(_triple(stride))
+        kernels.append(_triple(kernel))
+    if len(strides) == 1:
+        strides.append((1, 1, 1))
+        kernels.append(_triple(kernel))
+    return strides, kernels
+
+
+def _triple(values: np.ndarray) -> Triple:
+    d, h, w = (int(value) for value in values)
+    return d, h, w
