@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.device import find_device
-from pipeline.progress import Each, each_in_threads
+from pipeline.progress import each_in_threads
 from pipeline.run import Run, quarantine, read_json, record_time, write_json
 from volumetric.cases import Case
 from volumetric.inference.segment import keep_largest, segment_volume

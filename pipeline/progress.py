@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from volumetric.cases import Case
@@ -110,3 +111,33 @@ def _note(item: object) -> str:
     if loss is None:
         return ""
     return f"(loss {loss:.3f}" + (")" if dice is None else f", held-out Dice {dice:.3f})")
+
+
+@contextmanager
+def track_bytes(title: str) -> Iterator[Callable[[int, int | None], None]]:
+    """What a download calls with (bytes done, bytes in all); shown as a bar, or as plain lines."""
+    if not sys.stderr.isatty():
+        yield _byte_lines(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+
+    columns = (TextColumn(title), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeLeft())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _byte_lines(title: str) -> Callable[[int, int | None], None]:
+    last = time.monotonic()
+
+    def say(done: int, total: int | None) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _EVERY_S or done == total:
+            _LOG.info(
+                "%s: %.1f MB of %s", title, done / 1e6, f"{total / 1e6:.1f} MB" if total else "?"
+            )
+            last = time.monotonic()
+
+    return say

@@ -83,6 +83,12 @@ class Run:
         bad = {entry["id"] for entry in read_json(self.folder / "quarantine.json", default=[])}
         return [case for case in self.cases if case.id not in bad]
 
+    def with_fold(self, fold: str) -> Run:
+        """The same run, asked for another fold (a number, or "all")."""
+        values = self.config.model_dump(mode="json")
+        values["data"]["fold"] = fold
+        return Run(self.folder, parse_config(values, path=self.folder / "config.yaml"))
+
     def folds(self) -> list[int]:
         """The folds to hold out in turn.
 
@@ -110,6 +116,7 @@ def create_run(config: RunConfig, folder: Path) -> Run:
     """
     run = Run(folder, config)
     run.folds()
+    _refuse_other(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -123,6 +130,30 @@ def create_run(config: RunConfig, folder: Path) -> Run:
     write_json(folder / "provenance.json", _provenance(run))
     write_json(folder / "quarantine.json", [])
     return run
+
+
+def _refuse_other(run: Run) -> None:
+    """Results of two configurations must not mix; another fold or device is no other run."""
+    path = run.folder / "config.yaml"
+    if not path.exists():
+        return
+    ours, found = (_settings(one.config) for one in (run, open_run(run.folder)))
+    differing = sorted(name for name in ours if ours[name] != found[name])
+    if differing:
+        raise OutputError(
+            "other-run",
+            f"holds a run that differs in {', '.join(differing)}",
+            "Choose another folder with --out, or remove this one",
+            path=run.folder,
+        )
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    for name in ("fold", "root"):
+        values["data"].pop(name)
+    values.pop("device")
+    return values
 
 
 def open_run(folder: Path) -> Run:

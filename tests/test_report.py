@@ -237,7 +237,7 @@ def test_case_that_cannot_be_drawn_says_why_and_the_others_are_drawn(run, cases)
 def test_case_of_the_manifest_outside_this_run_is_counted_not_listed(run, cases):
     other = Case("other", "other", 1, cases[0].image, cases[0].mask)
     page = _read(write_report(run, [*cases, other], classes=CLASSES))
-    assert "1 further case" in page.text["top"]
+    assert "1 of the manifest" in page.text["top"]
     assert "row-other" not in page.ids
 
 
@@ -317,6 +317,10 @@ def test_outline_encloses_exactly_the_mask(mask):
             assert abs(y1 - y0) + abs(x1 - x0) == 1
             area += x0 * y1 - x1 * y0
     assert area == 2 * mask.sum()
+
+
+def test_pixels_that_touch_in_a_corner_are_parted():
+    assert len(figures.trace_outline(np.eye(3, dtype=bool))) == 3
 
 
 def test_outline_path_of_one_pixel_is_a_rounded_square():

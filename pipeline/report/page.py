@@ -148,6 +148,7 @@ def _context(
             if value != 0
         ],
         "differences": (("missed", MISSED), ("false", FALSE), ("wrong class", CONFUSED)),
+        "origin": {k: v for k, v in record.provenance.items() if k != "command"},
         "command": _command(record.provenance.get("command")),
     }
 
@@ -173,7 +174,8 @@ def _headline(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str
 def _facts(record: Record, ordered: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """What a reader asks first, as (label, text)."""
     provenance = record.provenance
-    facts = [("cases", str(record.results.get("n_cases", len(ordered))))]
+    n_cases = record.results.get("n_cases", len(ordered))
+    facts = [("case" if n_cases == 1 else "cases", str(n_cases))]
     if "dice" in record.results.get("metrics", {}):
         unscored = sum(scores.mean_dice(case) is None for case in ordered)
         facts.append(("without a mean Dice", str(unscored)))

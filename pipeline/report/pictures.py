@@ -80,12 +80,13 @@ def draw_case(
     )
     gutter = 2 * gutter_mm(total)
     columns = " ".join(f"{frame.size_mm[1] + gutter:.1f}fr" for frame in frames)
-    shown = " \N{MULTIPLICATION SIGN} ".join(f"{side:.0f}" for side in _extent(box, scan))
+    shown, whole = _extent(scan.prediction[box], scan), _extent(scan.prediction, scan)
+    black, white = (f"{limit:.4g}".replace("-", "\N{MINUS SIGN}") for limit in limits)
     note = (
-        f"{scan.note}Grey from {limits[0]:.4g} (black) to {limits[1]:.4g} (white). "
-        f"Shown are {shown} mm (left-right, front-back, head-foot)."
+        f"{scan.note}Grey from {black} (black) to {white} (white). Shown are {shown} mm "
+        f"(left-right, front-back, head-foot){'' if shown == whole else f' of {whole} mm'}."
     )
-    return Picture(panels, columns, note.replace("-", "\N{NON-BREAKING HYPHEN}"))
+    return Picture(panels, columns, note)
 
 
 def _read_scan(case: Case, prediction: Path) -> _Scan:
@@ -128,10 +129,10 @@ def _tilt_degrees(affine: Affine) -> float:
     return math.degrees(math.acos(min(1.0, float(cosines.min()))))
 
 
-def _extent(box: Box, scan: _Scan) -> tuple[float, ...]:
-    """Size in mm of what is shown: left-right, front-back, head-foot."""
-    voxels = scan.prediction[box].shape
-    return tuple(n * step for n, step in zip(voxels[::-1], scan.spacing[::-1], strict=True))
+def _extent(voxels: Mask, scan: _Scan) -> str:
+    """Size in mm: left-right, front-back, head-foot."""
+    sides = zip(voxels.shape[::-1], scan.spacing[::-1], strict=True)
+    return " \N{MULTIPLICATION SIGN} ".join(f"{n * step:.0f}" for n, step in sides)
 
 
 def _frame(scan: _Scan, plane: Plane, box: Box) -> Frame:

@@ -1,0 +1,83 @@
+"""The main job: prepare, then train and predict each fold, evaluate, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, flow, task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from pipeline import evaluate, predict, prepare, train
+from pipeline.progress import Outcome, attempt, track
+from pipeline.report import write_report
+from pipeline.run import open_run
+from volumetric.cases import Case
+from volumetric.errors import VolumetricError
+
+_THREADS = 2  # cases at a time; a stage itself uses all cores it needs
+
+
+@flow(validate_parameters=False, persist_result=False, task_runner=ThreadPoolTaskRunner(_THREADS))
+def experiment(folder: Path) -> Path:
+    """Run every stage of the run in `folder`; return the path of its report."""
+    run = open_run(folder)
+    prepare.prepare(run, each=each_as_tasks)
+    for fold in run.folds():
+        train_fold(folder, fold)
+        predict_fold(folder, fold)
+    evaluate_run(folder)
+    return report_run(folder)
+
+
+def each_as_tasks(
+    do: Callable[[Case], None], cases: Sequence[Case], title: str
+) -> Iterator[Outcome]:
+    """A Prefect task a case; a case that fails is given back with its typed error."""
+    run_case = task(
+        do,
+        name=title,
+        task_run_name=title + " {case.id}",
+        retries=2,
+        retry_delay_seconds=1,
+        retry_condition_fn=_worth_retrying,
+    )
+    futures = run_case.map(list(cases))
+    pairs = zip(cases, futures, strict=True)
+    for case, future in track(pairs, total=len(cases), title=title):
+        future.wait()
+        yield case, attempt(lambda _, done=future: done.result(), case)
+
+
+def _worth_retrying(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:
+    """A typed refusal stays one; a network drive or a full GPU may do better next time."""
+    return not isinstance(state.result(raise_on_failure=False), VolumetricError)
+
+
+@task(task_run_name="train fold {fold}", retries=1, retry_condition_fn=_worth_retrying)
+def train_fold(folder: Path, fold: int) -> None:
+    """Train one fold; a retry goes on from its last epoch."""
+    train.train(open_run(folder), fold)
+
+
+@task(task_run_name="predict fold {fold}", retries=1, retry_condition_fn=_worth_retrying)
+def predict_fold(folder: Path, fold: int) -> None:
+    """Predict the cases held out in one fold."""
+    predict.predict(open_run(folder), fold)
+
+
+@task(name="evaluate", retries=1, retry_condition_fn=_worth_retrying)
+def evaluate_run(folder: Path) -> None:
+    """Postprocess where it helps, and score."""
+    run = open_run(folder)
+    predict.postprocess(run)
+    evaluate.evaluate(run)
+
+
+@task(name="report", retries=1, retry_condition_fn=_worth_retrying)
+def report_run(folder: Path) -> Path:
+    """Write the report."""
+    run = open_run(folder)
+    return write_report(folder, run.usable_cases(), classes=run.data_set.classes)

@@ -1,0 +1,232 @@
+"""The command line. Nothing heavy is imported until a command runs, so that --help is instant."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from volumetric.errors import ConfigError, VolumetricError
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+
+app = typer.Typer(
+    help="Scans and clips in; segmentations, scores and a report out.\n\n"
+    "Start with: volumetric demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/hippocampus_cpu.")]
+Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
+Fold = Annotated[str | None, typer.Option(help="Fold to hold out, or 'all' in turn.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. train.epochs=50."),
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Run folder to write.")] = Path("runs/demo"),
+    device: Device = "auto",
+) -> None:
+    """The main job on a scan that ships with a package: train, predict, score, report."""
+    from pipeline.demo import write_demo_data
+
+    manifest = write_demo_data(out / "data")
+    config = _config(Path("demo"), {"data.manifest": str(manifest), "device": device})
+    _run(config, out)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A YAML file, or the name of a preset.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder the manifest's paths start from.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default runs/<name>.")] = None,
+    fold: Fold = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    set_: Set = None,
+) -> None:
+    """Every stage from raw files to report, as a Prefect flow. Run again to go on after a stop."""
+    given = {"data.root": root and str(root.resolve()), "data.fold": fold, "device": device}
+    overrides = {field: value for field, value in given.items() if value is not None}
+    chosen = _config(config, overrides | _pairs(set_ or []))
+    _run(chosen, out or Path("runs") / chosen.name)
+
+
+@app.command()
+def prepare(run: RunFolder) -> None:
+    """Check every case, choose a plan from what was found, write network input."""
+    from pipeline.prepare import prepare as stage
+    from pipeline.run import open_run
+
+    stage(open_run(run))
+    _finish(run)
+
+
+@app.command()
+def train(run: RunFolder, fold: Fold = None) -> None:
+    """Learn from the cases outside a fold; goes on from the last epoch after a stop."""
+    from pipeline.train import train as stage
+
+    opened = _open(run, fold)
+    for number in opened.folds():
+        stage(opened, number)
+    _finish(run)
+
+
+@app.command()
+def predict(run: RunFolder, fold: Fold = None) -> None:
+    """Predict the held-out cases on their own grids."""
+    from pipeline.predict import postprocess
+    from pipeline.predict import predict as stage
+
+    opened = _open(run, fold)
+    for number in opened.folds():
+        stage(opened, number)
+    postprocess(opened)
+    _finish(run)
+
+
+@app.command()
+def evaluate(run: RunFolder) -> None:
+    """Score the predictions; every mean with its 95 % interval."""
+    from pipeline.evaluate import evaluate as stage
+    from pipeline.run import open_run
+
+    stage(open_run(run))
+    _finish(run)
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write report/index.html, the worst case first."""
+    from pipeline.report import write_report
+    from pipeline.run import open_run
+
+    opened = open_run(run)
+    path = write_report(run, opened.usable_cases(), classes=opened.data_set.classes)
+    _finish(run, path)
+
+
+@app.command()
+def segment(
+    model: Annotated[Path, typer.Argument(help="Model folder of a run, e.g. runs/demo/model.")],
+    inputs: Annotated[list[Path], typer.Argument(help="NIfTI files or folders of DICOM series.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks and volumes.csv.")],
+    device: Device = "auto",
+) -> None:
+    """Segment new scans, each on its own grid."""
+    from pipeline.segment import segment as stage
+
+    n_refused = stage(model, inputs, out=out, device=device)
+    typer.echo(out)
+    if n_refused:
+        _say(f"{n_refused} of {len(inputs)} inputs refused: see {out / 'quarantine.json'}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Data set of data_manifests/, or path of its YAML.")],
+    to: Annotated[Path, typer.Option(help="Folder to put it in.")] = Path("data"),
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Local archive or folder instead of the network.")
+    ] = None,
+) -> None:
+    """Get a data set, resuming a broken download, and verify it; prints its folder."""
+    from pipeline.fetch import fetch as get
+    from pipeline.manifest import find_manifest
+    from pipeline.progress import track_bytes
+
+    with track_bytes(name) as progress:
+        folder = get(find_manifest(name), to=to, source=source, progress=progress)
+    typer.echo(folder)
+
+
+@app.command()
+def models() -> None:
+    """What can be trained, with parameters and FLOPs."""
+    from pipeline.models import list_models
+
+    typer.echo(list_models())
+
+
+def main() -> None:
+    """Run a command; a refusal is one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("volumetric").setLevel(logging.INFO)
+    try:
+        app()
+    except VolumetricError as error:
+        _say(f"volumetric: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _say("volumetric: stopped; the same command goes on from here")
+        sys.exit(130)
+
+
+def _run(config: RunConfig, out: Path) -> None:
+    from pipeline.device import find_device
+    from pipeline.run import create_run
+
+    find_device(config.device)
+    create_run(config, out)
+    from flows.experiment import experiment
+
+    _finish(out, experiment(out))
+
+
+def _config(path: Path, overrides: dict[str, Any]) -> RunConfig:
+    from pipeline.config import load_config
+
+    return load_config(path, overrides=overrides)
+
+
+def _pairs(texts: list[str]) -> dict[str, Any]:
+    import yaml
+
+    pairs = {}
+    for text in texts:
+        field, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigError("bad-option", f"--set {text} has no '='", "Write FIELD=VALUE")
+        pairs[field] = yaml.safe_load(value)
+    return pairs
+
+
+def _open(folder: Path, fold: str | None) -> Any:
+    from pipeline.run import open_run
+
+    run = open_run(folder)
+    return run if fold is None else run.with_fold(fold)
+
+
+def _finish(folder: Path, result: Path | None = None) -> None:
+    """Print what was made; exit code 1 if cases were set apart on the way."""
+    from pipeline.run import read_json
+
+    typer.echo(result or folder)
+    entries = read_json(folder / "quarantine.json", default=[])
+    if entries:
+        for entry in entries[:5]:
+            _say(f"quarantined {entry['id']}: {entry['reason']} ({entry['path']})")
+        _say(f"{len(entries)} cases in quarantine: see {folder / 'quarantine.json'}")
+        raise typer.Exit(1)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+if __name__ == "__main__":
+    main()

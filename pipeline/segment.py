@@ -1,0 +1,79 @@
+"""Segment: new scans with a model folder, outside any run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.device import find_device
+from pipeline.progress import each_in_threads
+from pipeline.run import write_json
+from volumetric.cases import Case
+from volumetric.errors import ManifestError, OutputError
+from volumetric.inference.segment import segment_volume
+from volumetric.io import read_volume, write_volume
+from volumetric.model import Model, load_model
+from volumetric.volume import Volume
+
+
+def segment(model_folder: Path, inputs: Sequence[Path], *, out: Path, device: str) -> int:
+    """Write `<out>/<input>.nii.gz` and volumes.csv; return how many inputs were refused.
+
+    Refused inputs are listed in `<out>/quarantine.json` with reason and remedy.
+
+    Raises:
+        UnreadableFileError: no model.
+        DeviceError: no such device.
+        OutputError: `out` cannot be written.
+    """
+    model = load_model(model_folder, device=find_device(device))
+    cases = _cases(inputs)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            "unwritable", f"cannot be made ({error.strerror})", "Choose another --out", path=out
+        ) from error
+    volumes: dict[str, dict[str, float]] = {}
+
+    def segment_case(case: Case) -> None:
+        labels = segment_volume(model, read_volume(case.image))
+        write_volume(labels, out / f"{case.id}.nii.gz")
+        volumes[case.id] = _volumes_ml(model, labels)
+
+    refused = []
+    for case, error in each_in_threads(1)(segment_case, cases, "segment"):
+        if error is not None:
+            what = {"id": case.id, "path": error.path or str(case.image), "code": error.code}
+            refused.append({**what, "reason": error.reason, "remedy": error.remedy})
+    write_json(out / "quarantine.json", refused)
+    with (out / "volumes.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", *(f"{name}_ml" for name in model.spec.classes.values())])
+        writer.writerows([name, *by_class.values()] for name, by_class in volumes.items())
+    return len(refused)
+
+
+def _cases(inputs: Sequence[Path]) -> list[Case]:
+    names = [_stem(path) for path in inputs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ManifestError(
+            "duplicate-id",
+            f"several inputs are called {twice}, so their outputs would overwrite each other",
+            "Segment them into different folders",
+        )
+    return [Case(name, name, None, path) for name, path in zip(names, inputs, strict=True)]
+
+
+def _stem(path: Path) -> str:
+    return path.resolve().name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+
+
+def _volumes_ml(model: Model, labels: Volume) -> dict[str, float]:
+    voxel_ml = abs(float(np.linalg.det(labels.affine[:3, :3]))) / 1000
+    counts = labels.data.flatten().bincount(minlength=256)
+    return {name: int(counts[label]) * voxel_ml for label, name in model.spec.classes.items()}
