@@ -8,6 +8,7 @@ from typing import Any
 
 from prefect import Task, flow, task
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipeline import evaluate, predict, prepare, train
@@ -17,10 +18,11 @@ from pipeline.run import open_run
 from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
-_THREADS = 2  # cases at a time; a stage itself uses all cores it needs
+# Cases at a time; a stage itself uses all the cores it needs.
+_RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
 
 
-@flow(validate_parameters=False, persist_result=False, task_runner=ThreadPoolTaskRunner(_THREADS))
+@flow(validate_parameters=False, persist_result=False, task_runner=_RUNNER)
 def experiment(folder: Path) -> Path:
     """Run every stage of the run in `folder`; return the path of its report."""
     run = open_run(folder)
@@ -37,18 +39,21 @@ def each_as_tasks(
 ) -> Iterator[Outcome]:
     """A Prefect task a case; a case that fails is given back with its typed error."""
     run_case = task(
-        do,
         name=title,
         task_run_name=title + " {case.id}",
         retries=2,
         retry_delay_seconds=1,
         retry_condition_fn=_worth_retrying,
-    )
+    )(do)
     futures = run_case.map(list(cases))
     pairs = zip(cases, futures, strict=True)
     for case, future in track(pairs, total=len(cases), title=title):
         future.wait()
-        yield case, attempt(lambda _, done=future: done.result(), case)
+        yield case, attempt(_result_of(future), case)
+
+
+def _result_of(future: PrefectFuture[None]) -> Callable[[Case], None]:
+    return lambda _: future.result()
 
 
 def _worth_retrying(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:

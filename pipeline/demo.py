@@ -51,8 +51,9 @@ def write_demo_data(folder: Path) -> Path:
         image, mask = folder / "images" / f"{name}.nii.gz", folder / "masks" / f"{name}.nii.gz"
         write_volume(crop(t1, start, size), image)
         write_volume(crop(labels, start, size), mask)
-        # Fold 0 is held out: the right side. The left is in fold 1 and learned from.
-        cases.append(Case(name, f"template-{side}", 0 if side == "right" else 1, image, mask))
+        # Fold 0 is held out: the right side. The left is in fold 1 and learned from. All are one
+        # brain; each region counts as a subject, so intervals speak of regions, not of people.
+        cases.append(Case(name, name, 0 if side == "right" else 1, image, mask))
     write_cases(folder / "demo.csv", cases, root=folder)
     manifest.write_text(yaml.safe_dump(_ABOUT, sort_keys=False), encoding="utf-8")
     return manifest

@@ -33,10 +33,10 @@ def segment(model_folder: Path, inputs: Sequence[Path], *, out: Path, device: st
     cases = _cases(inputs)
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except OSError as problem:
         raise OutputError(
-            "unwritable", f"cannot be made ({error.strerror})", "Choose another --out", path=out
-        ) from error
+            "unwritable", f"cannot be made ({problem.strerror})", "Choose another --out", path=out
+        ) from problem
     volumes: dict[str, dict[str, float]] = {}
 
     def segment_case(case: Case) -> None:
@@ -44,7 +44,7 @@ def segment(model_folder: Path, inputs: Sequence[Path], *, out: Path, device: st
         write_volume(labels, out / f"{case.id}.nii.gz")
         volumes[case.id] = _volumes_ml(model, labels)
 
-    refused = []
+    refused: list[dict[str, str]] = []
     for case, error in each_in_threads(1)(segment_case, cases, "segment"):
         if error is not None:
             what = {"id": case.id, "path": error.path or str(case.image), "code": error.code}

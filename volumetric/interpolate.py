@@ -68,7 +68,10 @@ def sample_grid(
         depth = torch.arange(first, min(first + _SLAB, shape[0]), dtype=torch.float64)
         index = depth[:, None, None] * matrix[:, 0] + plane_part
         grid = ((2 * index + 1) / size - 1).flip(-1).reshape(1, len(depth), *shape[1:], 3)
-        slab = F.grid_sample(source, grid.to(source), mode="bilinear", align_corners=False)
+        grid = grid.to(source)
+        slab = F.grid_sample(source, grid, padding_mode="border", align_corners=False)
+        # Up to its outer faces a voxel has its value; beyond them lies nothing.
+        slab = slab * (grid.abs().amax(-1) <= 1 + 1e-6)
         slabs.append(slab[0])
     return torch.cat(slabs, dim=1)
 
@@ -78,8 +81,16 @@ def _weights(
 ) -> torch.Tensor:
     """Matrix (new, old) whose rows sum to 1, or to 0 outside the old grid."""
     width = max(1.0, scale) if cubic else 1.0
-    distance = np.abs(position[:, None] - np.arange(n_old)[None]) / width
+    offset = np.arange(n_old)[None] - position[:, None]
+    distance = np.abs(offset) / width
     weights = _keys(distance) if cubic else np.maximum(0, 1 - distance)
+    if width > 1:
+        # A widened kernel's samples are off balance; centred again, it moves nothing.
+        linear = np.maximum(0, 1 - distance)
+        moment = (weights * offset).sum(1, keepdims=True)
+        inner = (position >= 2 * width) & (position <= n_old - 1 - 2 * width)
+        lever = np.where(inner[:, None], (linear * offset**2).sum(1, keepdims=True), np.inf)
+        weights = weights - moment / lever * linear * offset
     # At the border the kernel is cut; renormalising repeats the edge without ringing into it.
     total = weights.sum(1, keepdims=True)
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 1e-6)

@@ -63,15 +63,17 @@ def stream_logits(
     sums: torch.Tensor | None = None
     for d, following in zip(starts[0], [*starts[0][1:], None], strict=True):
         for h, w in itertools.product(starts[1], starts[2]):
-            box = tuple(slice(a, a + p) for a, p in zip((d, h, w), patch_size, strict=True))
-            window = padded[(slice(None), *box)][None].to(device)
+            depth, height, width = (
+                slice(a, a + p) for a, p in zip((d, h, w), patch_size, strict=True)
+            )
+            window = padded[None, :, depth, height, width].to(device)
             logits = _mean_logits(networks, window, mirror_axes)[0]
             if sums is None:
                 # One more channel sums the weights.
                 plane = (len(logits) + 1, patch_size[0], *padded.shape[2:])
                 sums = torch.zeros(plane, device=device)
-            sums[(slice(None, -1), slice(None), *box[1:])] += logits * weight
-            sums[(-1, slice(None), *box[1:])] += weight
+            sums[:-1, :, height, width] += logits * weight
+            sums[-1, :, height, width] += weight
         assert sums is not None
         n_done = patch_size[0] if following is None else following - d
         done = sums[:-1, :n_done] / sums[-1, :n_done]

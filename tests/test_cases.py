@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.model_selection import KFold
+
+from pipeline.manifest import find_manifest, load_cases, load_data_set
+from volumetric.cases import Case, group_folds, read_cases, write_cases
+from volumetric.errors import ManifestError, UnreadableFileError
+
+
+def _write(folder: Path, text: str) -> Path:
+    path = folder / "cases.csv"
+    path.write_text(text)
+    return path
+
+
+def test_reads_what_it_wrote(tmp_path: Path) -> None:
+    cases = [
+        Case("a", "ann", 0, tmp_path / "x" / "a.nii.gz", tmp_path / "m.nii.gz"),
+        Case("b", "bob", 1, tmp_path / "b c.nii.gz", None, "sick, very"),
+    ]
+    write_cases(tmp_path / "cases.csv", cases, root=tmp_path)
+    assert read_cases(tmp_path / "cases.csv", root=tmp_path) == cases
+
+
+def test_defaults(tmp_path: Path) -> None:
+    path = _write(tmp_path, "id,image\na,a.nii\n")
+    assert read_cases(path, root=Path("data")) == [Case("a", "a", None, Path("data/a.nii"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "bad-columns"),
+        ("id,image\n", "empty-manifest"),
+        ("id,imgae\na,a.nii\n", "bad-columns"),
+        ("id,image,colour\na,a.nii,red\n", "bad-columns"),
+        ("id,image\na,\n", "bad-row"),
+        ("id,image\na,a.nii,more\n", "bad-row"),
+        ("id,image\na,a.nii\na,b.nii\n", "duplicate-id"),
+        ("id,image\n../a,a.nii\n", "unsafe-id"),
+        ("id,image\na,../../etc/passwd\n", "path-outside-root"),
+        ("id,image\na,/etc/passwd\n", "path-outside-root"),
+        ("id,image,fold\na,a.nii,first\n", "bad-fold"),
+        ("id,image,fold,subject\na,a.nii,0,x\nb,b.nii,1,x\n", "subject-in-two-folds"),
+    ],
+)
+def test_refuses_a_bad_manifest(tmp_path: Path, text: str, code: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read_cases(_write(tmp_path, text), root=tmp_path)
+    assert caught.value.code == code
+    assert "cases.csv" in str(caught.value)
+
+
+def test_refuses_a_missing_manifest(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFileError):
+        read_cases(tmp_path / "none.csv", root=tmp_path)
+
+
+@given(
+    st.lists(st.integers(0, 30).map(str), min_size=40).filter(lambda s: len(set(s)) >= 5),
+    st.integers(2, 5),
+)
+def test_no_subject_is_in_two_folds(subjects: list[str], n_folds: int) -> None:
+    folds = group_folds(subjects, n_folds=n_folds)
+    assert all(
+        len({fold for fold, other in zip(folds, subjects, strict=True) if other == subject}) == 1
+        for subject in subjects
+    )
+
+
+def test_folds_are_those_of_nnunet() -> None:
+    names = [f"case_{number:03d}" for number in range(260)]
+    for fold, (_, held_out) in enumerate(KFold(5, shuffle=True, random_state=12345).split(names)):
+        ours = {name for name, k in zip(names, group_folds(names), strict=True) if k == fold}
+        assert ours == {names[index] for index in held_out}
+
+
+def test_too_few_subjects() -> None:
+    with pytest.raises(ManifestError, match="too-few-subjects"):
+        group_folds(["a", "a", "b"], n_folds=3)
+
+
+def test_the_shipped_manifest_lists_the_data_set(hippocampus: Path) -> None:
+    manifest = find_manifest("hippocampus")
+    cases = load_cases(manifest, root=hippocampus)
+    assert len(cases) == 260
+    assert all(case.image.exists() and case.mask and case.mask.exists() for case in cases)
+    assert load_data_set(manifest).classes == {1: "anterior", 2: "posterior"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("classes: {0: nothing}\n", "bad-manifest"),
+        ("classes: {1: same, 2: same}\n", "bad-manifest"),
+        ("classes: {1: mean}\n", "bad-manifest"),
+        ("modality: X-ray\n", "bad-manifest"),
+        ("colour: red\n", "bad-manifest"),
+        ("- a\n b", "unreadable-manifest"),
+    ],
+)
+def test_refuses_a_bad_yaml(tmp_path: Path, change: str, code: str) -> None:
+    path = tmp_path / "set.yaml"
+    classes = "" if "classes" in change else "classes: {1: one}\n"
+    path.write_text("name: set\ncases: set.csv\n" + classes + change)
+    with pytest.raises(ManifestError) as caught:
+        load_data_set(path)
+    assert caught.value.code == code
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(ManifestError, match="hippocampus"):
+        find_manifest("hipocampus")
