@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pipeline.device import find_device
@@ -97,4 +96,4 @@ def _change(run: Run, cases: list[Case], label: int) -> tuple[bool, str]:
 def _dice(labels: Volume, truth: torch.Tensor, label: int) -> float | None:
     found = labels.data[0] == label
     total = int(found.sum() + truth.sum())
-    return 2 * int(np.logical_and(found, truth).sum()) / total if total else None
+    return 2 * int((found & truth).sum()) / total if total else None

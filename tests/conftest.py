@@ -37,24 +37,22 @@ def hippocampus() -> Path:
     return folder
 
 
+def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
+    """Write an array in NIfTI's own order (x, y, z)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, 1)
+    nib.save(image, path)
+    return path
+
+
 @pytest.fixture
 def save_nifti() -> Callable[..., Path]:
-    """Write an array in NIfTI's own order (x, y, z)."""
-
-    def save(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image = nib.Nifti1Image(array, affine)
-        image.set_sform(affine, 1)
-        nib.save(image, path)
-        return path
-
     return save
 
 
-@pytest.fixture
-def blob_set(tmp_path: Path, save_nifti: Callable[..., Path]) -> Path:
-    """Manifest of eight small scans of two bright balls, class by brightness, in two folds."""
-    folder = tmp_path / "blobs"
+def write_blobs(folder: Path) -> Path:
+    """Manifest of eight small scans of two balls, class by brightness, in two folds."""
     rng = np.random.default_rng(0)
     cases = []
     for number in range(8):
@@ -66,38 +64,44 @@ def blob_set(tmp_path: Path, save_nifti: Callable[..., Path]) -> Path:
             mask[((grid - centre) ** 2).sum(-1) < 16] = label
         image = (100 + 60 * mask + rng.normal(0, 10, shape)).astype(np.float32)
         name = f"blob_{number}"
-        save_nifti(folder / f"images/{name}.nii.gz", image)
-        save_nifti(folder / f"masks/{name}.nii.gz", mask)
         paths = folder / f"images/{name}.nii.gz", folder / f"masks/{name}.nii.gz"
+        save(paths[0], image)
+        save(paths[1], mask)
         cases.append(Case(name, f"person_{number // 2}", number // 4, *paths))
     write_cases(folder / "blobs.csv", cases, root=folder)
     about = {"name": "blobs", "modality": "MR", "classes": {1: "dim", 2: "bright"}}
-    about["cases"] = "blobs.csv"
-    (folder / "blobs.yaml").write_text(yaml.safe_dump(about))
+    (folder / "blobs.yaml").write_text(yaml.safe_dump({**about, "cases": "blobs.csv"}))
     return folder / "blobs.yaml"
+
+
+def quick_config(manifest: Path) -> RunConfig:
+    """A run that trains in seconds."""
+    values = {
+        "name": "blobs",
+        "device": "cpu",
+        "data": {"manifest": str(manifest), "fold": 0},
+        "model": {"budget_voxels": 30_000, "base_features": 8, "max_stages": 3},
+        "train": {
+            "epochs": 2,
+            "steps_per_epoch": 20,
+            "learning_rate": 0.01,
+            "warmup_steps": 5,
+            "compile": False,
+            "ema": 0.8,
+        },
+        "evaluate": {"resamples": 500},
+    }
+    return parse_config(values, path="quick_config")
+
+
+@pytest.fixture
+def blob_set(tmp_path: Path) -> Path:
+    return write_blobs(tmp_path / "blobs")
 
 
 @pytest.fixture
 def blob_config(blob_set: Path) -> RunConfig:
-    """A run on them that trains in seconds."""
-    return parse_config(
-        {
-            "name": "blobs",
-            "device": "cpu",
-            "data": {"manifest": str(blob_set), "fold": 0},
-            "model": {"budget_voxels": 30_000, "base_features": 8, "max_stages": 3},
-            "train": {
-                "epochs": 2,
-                "steps_per_epoch": 20,
-                "learning_rate": 0.01,
-                "warmup_steps": 5,
-                "compile": False,
-                "ema": 0.8,
-            },
-            "evaluate": {"resamples": 500},
-        },
-        path="blob_config",
-    )
+    return quick_config(blob_set)
 
 
 hypothesis.settings.register_profile("volumetric", deadline=None, max_examples=60)

@@ -8,7 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813 - its documentation's own spelling
+import SimpleITK as sitk
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -51,15 +51,17 @@ class UNet(nn.Module):
             channels = width
         self.upsample = nn.ModuleList()
         self.decoder = nn.ModuleList()
-        self.heads = nn.ModuleList()
         for stage in reversed(range(len(features) - 1)):
             width, stride = features[stage], strides[stage + 1]
             self.upsample.append(nn.ConvTranspose3d(channels, width, stride, stride))
             self.decoder.append(
                 _plain_stage(2 * width, width, stride=(1, 1, 1), kernel=kernels[stage], stage=stage)
             )
-            self.heads.append(nn.Conv3d(width, n_classes, 1))
             channels = width
+        supervised = max(1, len(features) - 2)
+        self.heads = nn.ModuleList(
+            nn.Conv3d(width, n_classes, 1) for width in reversed(features[:supervised])
+        )
         self.apply(_initialise)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
@@ -69,15 +71,18 @@ class UNet(nn.Module):
         for stage in self.encoder:
             x = stage(x)
             skips.append(x)
-        outputs = []
-        last = len(self.decoder) - 1
-        for depth, (upsample, decode, head) in enumerate(
-            zip(self.upsample, self.decoder, self.heads, strict=True)
+        features = []
+        for upsample, decode, skip in zip(
+            self.upsample, self.decoder, reversed(skips[:-1]), strict=True
         ):
-            x = decode(torch.cat([upsample(x), skips[-2 - depth]], dim=1))
-            if depth == last or (self.training and depth > 0):
-                outputs.append(head(x))
-        return outputs[::-1] if self.training else outputs[-1]
+            x = decode(torch.cat([upsample(x), skip], dim=1))
+            features.append(x)
+        if not self.training:
+            result: torch.Tensor = self.heads[-1](x)
+            return result
+        supervised = features[-len(self.heads) :]
+        outputs = [head(x) for head, x in zip(self.heads, supervised, strict=True)]
+        return outputs[::-1]
 
 
 class _Residual(nn.Module):

@@ -1,0 +1,130 @@
+"""The command line as a person meets it: in its own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+COMMANDS = [
+    "demo",
+    "run",
+    "prepare",
+    "train",
+    "predict",
+    "evaluate",
+    "report",
+    "segment",
+    "fetch",
+    "models",
+]
+
+
+def volumetric(*words: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd or root,
+        env={**os.environ, "PYTHONPATH": root},
+        timeout=300,
+    )
+
+
+def test_help_lists_every_command_and_imports_no_framework() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "sys.argv = ['volumetric', '--help']\n"
+        "from pipeline.cli import main\n"
+        "text = io.StringIO()\n"
+        "with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):\n"
+        "    main()\n"
+        "print(text.getvalue())\n"
+        "heavy = {'torch', 'prefect', 'monai', 'numpy', 'yaml', 'pydantic'}\n"
+        "print('HEAVY', sorted(set(sys.modules) & heavy))\n"
+    )
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    assert "HEAVY []" in done.stdout, done.stderr
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = volumetric(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "hippocampos"], "does not exist"),
+        (["run", "hippocampus_cpu", "--set", "train.epohcs=3"], "train.epohcs: no such field"),
+        (["run", "hippocampus_cpu", "--set", "epochs"], "has no '='"),
+        (["run", "hippocampus_cpu", "--fold", "7"], "fold 7"),
+        (["run", "hippocampus_cpu", "--device", "cuda:99"], "cuda:99"),
+        (["run", "hippocampus_cpu", "--device", "abacus"], "device"),
+        (["run", "hippocampus_cpu", "--out", "pyproject.toml/run"], "cannot be written"),
+        (["report", "nowhere"], "holds no run"),
+        (["segment", "nowhere", "scan.nii.gz", "--out", "x"], "is no model folder"),
+        (["fetch", "nothing"], "does not exist"),
+    ],
+)
+def test_a_refusal_is_one_line_and_exit_code_2(words: list[str], said: str) -> None:
+    done = volumetric(*words)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_stages_by_hand(blob_set: Path, blob_config, tmp_path: Path) -> None:
+    """prepare, train, predict, evaluate, report one by one, with one bad case on the way."""
+    from pipeline.run import create_run
+
+    out = tmp_path / "run"
+    create_run(blob_config, out)
+    (blob_set.parent / "images/blob_1.nii.gz").write_bytes(b"broken")
+    for stage in ("prepare", "train", "predict", "evaluate", "report"):
+        done = volumetric(stage, out)
+        assert done.returncode == 1, done.stderr
+        assert "quarantined blob_1" in done.stderr
+    assert done.stdout.strip() == str(out / "report" / "index.html")
+    page = (out / "report" / "index.html").read_text()
+    assert "blob_1" in page
+    results = json.loads((out / "results.json").read_text())
+    assert results["n_cases"] == 3
+
+
+def test_fetch_takes_a_local_folder(blob_set: Path) -> None:
+    done = volumetric("fetch", blob_set, "--from", blob_set.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(blob_set.parent)
+
+
+def test_models_are_listed_with_their_size() -> None:
+    done = volumetric("models")
+    assert done.returncode == 0
+    assert "residual_unet" in done.stdout
+    assert "GFLOPs" in done.stdout
+
+
+@pytest.mark.slow
+def test_run_goes_through_prefect_to_a_report(blob_config, tmp_path: Path) -> None:
+    config = tmp_path / "blobs.yaml"
+    config.write_text(yaml.safe_dump(blob_config.model_dump(mode="json")))
+    out = tmp_path / "flow"
+    done = volumetric("run", config, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("index.html")
+    assert "Prefect" not in done.stderr
+    assert (out / "results.json").exists()

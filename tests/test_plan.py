@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from volumetric.fingerprint import measure_case, sum_up
+from volumetric.plan import (
+    choose_batch,
+    choose_features,
+    choose_intensity,
+    choose_patch,
+    choose_spacing,
+)
+from volumetric.volume import Volume
+
+
+def test_hippocampus_gets_nnunets_plan() -> None:
+    """nnU-Net plans patch 40x56x40, batch 9, three poolings of all axes for this data set."""
+    patch, strides, kernels = choose_patch((36, 50, 35), (1, 1, 1), budget_voxels=4_194_304)
+    assert patch == (40, 56, 40)
+    assert strides == [(1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
+    assert set(kernels) == {(3, 3, 3)}
+    assert choose_batch(patch, budget_voxels=4_194_304, total_voxels=260 * 63_000) == 9
+
+
+def test_thick_slices_are_pooled_later_and_with_flat_kernels() -> None:
+    patch, strides, kernels = choose_patch((20, 320, 260), (8, 1, 1), budget_voxels=2_000_000)
+    assert strides[1] == (1, 2, 2)
+    assert kernels[0] == (1, 3, 3)
+    assert kernels[-1] == (3, 3, 3)
+    assert np.prod([s[0] for s in strides]) < np.prod([s[1] for s in strides])
+    assert patch[0] <= 24
+
+
+@given(
+    st.tuples(*[st.integers(4, 600)] * 3),
+    st.tuples(*[st.floats(0.4, 8.0)] * 3),
+    st.integers(20_000, 4_000_000),
+)
+def test_a_patch_always_fits(
+    shape: tuple[int, ...], spacing: tuple[float, ...], budget: int
+) -> None:
+    patch, strides, kernels = choose_patch(shape, spacing, budget_voxels=budget)
+    divisor = np.prod(strides, axis=0)
+    assert (np.array(patch) % divisor == 0).all()
+    assert len(strides) == len(kernels) >= 2
+    assert np.prod(patch) <= budget / 2 or (np.array(patch) <= 2 * divisor).all()
+    assert (np.array(patch) < np.array(shape) + divisor).all() or min(shape) < 4 * divisor.max()
+
+
+def _fingerprint(spacings: list[tuple[float, ...]], modality: str = "MR") -> dict:
+    facts = []
+    for number, spacing in enumerate(spacings):
+        data = torch.arange(240, dtype=torch.int16).reshape(1, 6, 5, 8)
+        mask = (data > 200).to(torch.uint8)
+        affine = np.diag([0, 0, 0, 1.0])
+        affine[[2, 1, 0], [0, 1, 2]] = spacing
+        image = Volume(data, affine)
+        facts.append(measure_case(str(number), image, image.with_data(mask), classes={1: "a"}))
+    return sum_up(facts, modality=modality)
+
+
+def test_fingerprint_holds_what_was_put_in() -> None:
+    found = _fingerprint([(2.0, 1.0, 1.0), (2.0, 1.0, 1.0), (4.0, 1.0, 1.0)])
+    assert found["n_cases"] == 3
+    assert found["shape"]["median"] == [6, 5, 8]
+    assert found["spacing_mm"] == {
+        "median": [2, 1, 1],
+        "min": [2, 1, 1],
+        "max": [4, 1, 1],
+        "percentile_10": [2, 1, 1],
+    }
+    foreground = np.arange(201, 240)
+    assert found["intensity"][0]["mean"] == pytest.approx(foreground.mean())
+    assert found["intensity"][0]["max"] == 239
+    assert found["class_volume_ml"]["a"] == {
+        "median": pytest.approx(39 * 2 / 1000),
+        "min": pytest.approx(39 * 2 / 1000),
+        "max": pytest.approx(39 * 4 / 1000),
+        "n_cases": 3,
+    }
+
+
+def test_spacing_is_the_median_unless_slices_are_thick() -> None:
+    assert choose_spacing(_fingerprint([(2, 1, 1), (3, 1, 1), (2.5, 1, 1)]))[0] == (2.5, 1, 1)
+    thick = [(float(s), 1.0, 1.0) for s in range(2, 13)]
+    assert choose_spacing(_fingerprint(thick))[0] == (3.0, 1.0, 1.0)
+
+
+def test_intensity_follows_the_modality() -> None:
+    assert choose_intensity(_fingerprint([(1, 1, 1)]))[0] == {"kind": "zscore"}
+    scheme, why = choose_intensity(_fingerprint([(1, 1, 1)], "CT"))
+    assert scheme["kind"] == "window"
+    assert 200 < scheme["low"] < scheme["mean"] < scheme["high"] < 240
+    assert "CT" in why
+
+
+def test_features_double_up_to_the_largest() -> None:
+    assert choose_features(6, base=32, largest=320) == [32, 64, 128, 256, 320, 320]

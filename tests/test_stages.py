@@ -1,0 +1,309 @@
+"""The stages in order, on small real files, and what they do when something is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import RunConfig, parse_config
+from pipeline.evaluate import evaluate
+from pipeline.predict import postprocess, predict
+from pipeline.prepare import prepare
+from pipeline.run import Run, create_run, open_run, read_json
+from pipeline.segment import segment
+from pipeline.train import train
+from tests.conftest import quick_config, write_blobs
+from volumetric import read_volume, write_volume
+from volumetric.errors import (
+    ConfigError,
+    ManifestError,
+    OutputError,
+    UnreadableFileError,
+    VolumetricError,
+)
+from volumetric.io.prepared import open_prepared
+from volumetric.model import load_model, load_spec
+from volumetric.volume import Volume
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def run(blob_config: RunConfig, tmp_path: Path) -> Run:
+    return create_run(blob_config, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run taken through all stages, made once; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("once")
+    run = create_run(quick_config(write_blobs(folder)), folder / "run")
+    prepare(run)
+    train(run, 0)
+    predict(run, 0)
+    postprocess(run)
+    evaluate(run)
+    return run
+
+
+@pytest.fixture
+def finished(once: Run, tmp_path: Path) -> Run:
+    shutil.copytree(once.folder, tmp_path / "copy")
+    return open_run(tmp_path / "copy")
+
+
+def _with(config: RunConfig, **sections: dict[str, Any]) -> RunConfig:
+    values = config.model_dump(mode="json")
+    for name, fields in sections.items():
+        values[name] |= fields
+    return parse_config(values, path="test")
+
+
+def test_from_files_to_results(finished: Run) -> None:
+    results = read_json(finished.folder / "results.json")
+    held_out = [case for case in finished.cases if case.fold == 0]
+    assert results["n_cases"] == len(held_out) == 4
+    assert [case["id"] for case in results["cases"]] == [case.id for case in held_out]
+    dice = results["metrics"]["dice"]["mean"]
+    assert dice["ci_low"] <= dice["mean"] <= dice["ci_high"]
+    assert dice["mean"] > 0.5
+    per_case = [case["scores"]["dice"]["mean"] for case in results["cases"]]
+    assert dice["mean"] == pytest.approx(np.mean(per_case))
+    with (finished.folder / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["class"] == "mean"]
+    assert [float(row["dice"]) for row in rows] == per_case
+    for case in held_out:
+        prediction = nib.load(finished.predictions / f"{case.id}.nii.gz")
+        image = nib.load(case.image)
+        assert prediction.shape == image.shape
+        assert np.array_equal(prediction.affine, image.affine)
+        assert set(np.unique(prediction.dataobj)) <= {0, 1, 2}
+
+
+def test_the_plan_gives_its_reasons(finished: Run) -> None:
+    plan = read_json(finished.folder / "plan.json")
+    assert plan["values"].keys() == plan["why"].keys()
+    assert plan["values"]["spacing_mm"] == [2.0, 1.5, 1.0]
+    assert all(plan["why"].values())
+    fingerprint = read_json(finished.folder / "fingerprint.json")
+    assert fingerprint["n_cases"] == 8
+    assert fingerprint["class_volume_ml"]["dim"]["n_cases"] == 8
+
+
+def test_a_setting_goes_before_the_plan(blob_config: RunConfig, tmp_path: Path) -> None:
+    config = _with(
+        blob_config,
+        prepare={"spacing_mm": [3.0, 3.0, 3.0], "intensity": "window"},
+        model={"patch_size": [8, 12, 8]},
+        train={"batch_size": 5},
+    )
+    run = create_run(config, tmp_path / "own")
+    prepare(run)
+    plan = read_json(run.folder / "plan.json")
+    values = plan["values"]
+    assert values["spacing_mm"] == [3, 3, 3]
+    assert values["intensity"]["kind"] == "window"
+    assert (values["patch_size"], values["batch_size"]) == ([8, 12, 8], 5)
+    for name in ("spacing_mm", "intensity", "patch_size", "batch_size"):
+        assert plan["why"][name] == "set in the configuration"
+    case = open_prepared(run.prepared / "blob_0.safetensors")
+    assert case.read_volume().spacing == pytest.approx((3, 3, 3))
+    odd = create_run(_with(config, model={"patch_size": [9, 12, 8]}), tmp_path / "odd")
+    with pytest.raises(ConfigError, match="bad-patch-size"):
+        prepare(odd)
+
+
+def test_nothing_is_done_twice(run: Run) -> None:
+    prepare(run)
+    files = {path: path.stat().st_mtime_ns for path in run.prepared.iterdir()}
+    prepare(run)
+    assert files == {path: path.stat().st_mtime_ns for path in run.prepared.iterdir()}
+    source = run.cases[0].image
+    image = nib.load(source)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj) * 2, image.affine, image.header), source)
+    prepare(run)
+    changed = [p.stem for p, at in files.items() if p.stat().st_mtime_ns != at]
+    assert set(changed) == {"blob_0"}
+
+
+def test_training_again_goes_on_and_other_settings_start_anew(run: Run) -> None:
+    prepare(run)
+    train(run, 0)
+    weights = (run.model / "fold_0.safetensors").read_bytes()
+    history = (run.fold(0) / "history.csv").read_text()
+    train(run, 0)
+    assert (run.model / "fold_0.safetensors").read_bytes() == weights
+    assert (run.fold(0) / "history.csv").read_text() == history
+
+
+def _spoil(run: Run, save_nifti: Save) -> dict[str, str]:
+    """Break six of the eight cases; return the code each must be refused with."""
+    cases = {case.id: case for case in run.cases}
+    image = nib.load(cases["blob_1"].image)
+    array, affine = np.asarray(image.dataobj).copy(), image.affine
+    cases["blob_0"].image.unlink()
+    broken = array.copy()
+    broken[3, 3, 3] = np.nan
+    save_nifti(cases["blob_1"].image, broken, affine)
+    mask = np.asarray(nib.load(cases["blob_2"].mask).dataobj).copy()
+    save_nifti(cases["blob_2"].mask, mask[:-1], affine)
+    moved = affine.copy()
+    moved[0, 3] += 0.5
+    mask = np.asarray(nib.load(cases["blob_3"].mask).dataobj).copy()
+    save_nifti(cases["blob_3"].mask, mask, moved)
+    mask = np.asarray(nib.load(cases["blob_4"].mask).dataobj).copy()
+    mask[0, 0, 0] = 7
+    save_nifti(cases["blob_4"].mask, mask, affine)
+    save_nifti(cases["blob_5"].image, np.stack([array] * 3, -1), affine)
+    return {
+        "blob_0": "missing-file",
+        "blob_1": "not-finite",
+        "blob_2": "shape-mismatch",
+        "blob_3": "affine-mismatch",
+        "blob_4": "unknown-labels",
+        "blob_5": "four-dimensional",
+    }
+
+
+def test_bad_cases_are_set_apart_and_the_rest_go_on(run: Run, save_nifti: Save) -> None:
+    expected = _spoil(run, save_nifti)
+    prepare(run)
+    entries = read_json(run.folder / "quarantine.json")
+    assert {entry["id"]: entry["code"] for entry in entries} == expected
+    assert all(entry["path"] and entry["reason"] and entry["remedy"] for entry in entries)
+    assert [case.id for case in run.usable_cases()] == ["blob_6", "blob_7"]
+    assert {path.stem for path in run.prepared.glob("*.safetensors")} == {"blob_6", "blob_7"}
+    train(run, 0)
+    with pytest.raises(OutputError, match="stage-missing"):
+        evaluate(run)
+
+
+def test_fractions_are_no_labels(run: Run, save_nifti: Save) -> None:
+    case = run.cases[0]
+    assert case.mask is not None
+    image = nib.load(case.mask)
+    save_nifti(case.mask, np.asarray(image.dataobj) * 0.5, image.affine)
+    prepare(run)
+    assert read_json(run.folder / "quarantine.json")[0]["code"] == "fractional-labels"
+
+
+def test_a_run_with_no_usable_case_says_so(run: Run) -> None:
+    for case in run.cases:
+        case.image.unlink()
+    with pytest.raises(ManifestError, match="no-usable-case"):
+        prepare(run)
+    assert len(read_json(run.folder / "quarantine.json")) == 8
+
+
+def test_stages_out_of_order_name_what_is_missing(run: Run) -> None:
+    with pytest.raises(OutputError, match="Run the earlier stages first"):
+        train(run, 0)
+    with pytest.raises(UnreadableFileError, match="unreadable-model"):
+        predict(run, 0)
+
+
+def test_a_folder_holds_one_run(run: Run, blob_config: RunConfig) -> None:
+    create_run(_with(blob_config, data={"fold": 1}), run.folder)
+    with pytest.raises(OutputError, match="differs in train"):
+        create_run(_with(blob_config, train={"epochs": 3}), run.folder)
+    with pytest.raises(OutputError, match="no-run"):
+        open_run(run.folder / "prepared")
+    with pytest.raises(ConfigError, match="no-such-fold"):
+        create_run(_with(blob_config, data={"fold": 9}), run.folder)
+
+
+def test_keep_largest_is_chosen_on_evidence(finished: Run) -> None:
+    """Specks added to every prediction of one class make keeping its largest part surely better."""
+    for case in finished.cases:
+        path = finished.predictions / f"{case.id}.nii.gz"
+        if case.fold == 0:
+            truth = read_volume(case.mask)
+            specks = truth.data.clone()
+            specks[0, 0, 0, :6] = 2
+            write_volume(truth.with_data(specks), path)
+    postprocess(finished)
+    assert load_spec(finished.model).keep_largest == [2]
+    plan = read_json(finished.folder / "plan.json")
+    assert plan["values"]["keep_largest"] == ["bright"]
+    assert "bright: applied, +0." in plan["why"]["keep_largest"]
+    evaluate(finished)
+    results = read_json(finished.folder / "results.json")
+    assert results["metrics"]["dice"]["mean"]["mean"] == 1.0
+
+
+def test_a_model_folder_segments_new_scans(finished: Run, tmp_path: Path, save_nifti: Save) -> None:
+    case = finished.cases[0]
+    (tmp_path / "words.nii.gz").write_text("no scan")
+    out = tmp_path / "out"
+    n_refused = segment(
+        finished.model, [case.image, tmp_path / "words.nii.gz"], out=out, device="cpu"
+    )
+    assert n_refused == 1
+    assert read_json(out / "quarantine.json")[0]["code"] == "unreadable-nifti"
+    found = read_volume(out / f"{case.id}.nii.gz")
+    assert torch.equal(found.data, read_volume(finished.predictions / f"{case.id}.nii.gz").data)
+    with (out / "volumes.csv").open() as file:
+        row = next(csv.DictReader(file))
+    voxel_ml = 3.0 / 1000
+    assert float(row["dim_ml"]) == pytest.approx(int((found.data == 1).sum()) * voxel_ml)
+    with pytest.raises(ManifestError, match="duplicate-id"):
+        segment(finished.model, [case.image, case.image], out=out, device="cpu")
+
+
+def test_a_changed_model_is_refused(finished: Run) -> None:
+    path = finished.model / "fold_0.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(UnreadableFileError, match="differ from those exported"):
+        load_model(finished.model)
+    with pytest.raises(ConfigError, match="no-such-fold"):
+        load_model(finished.model, folds=[3])
+    spec = json.loads((finished.model / "model.json").read_text())
+    (finished.model / "model.json").write_text(json.dumps({**spec, "format": 99}))
+    with pytest.raises(UnreadableFileError, match="another version"):
+        load_spec(finished.model)
+
+
+def test_the_ensemble_of_folds(finished: Run, blob_config: RunConfig) -> None:
+    both = finished.with_fold("all")
+    assert both.folds() == [0, 1]
+    train(both, 1)
+    predict(both, 1)
+    evaluate(both)
+    assert len(load_model(finished.model).networks) == 2
+    assert read_json(finished.folder / "results.json")["n_cases"] == 8
+
+
+def test_provenance_says_what_was_run(finished: Run) -> None:
+    provenance = read_json(finished.folder / "provenance.json")
+    assert {"prepare", "train fold 0", "predict fold 0", "evaluate"} <= set(provenance["seconds"])
+    assert provenance["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert len(provenance["manifest"]["sha256"]) == 64
+    assert provenance["started"] <= provenance["finished"]
+
+
+def test_a_channel_too_many_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    about = run.manifest.read_text() + "channels: [T1, T2]\n"
+    run.manifest.write_text(about)
+    with pytest.raises(ManifestError):
+        prepare(Run(run.folder, run.config))
+    codes = {entry["code"] for entry in read_json(run.folder / "quarantine.json")}
+    assert codes == {"channel-mismatch"}
+
+
+def test_every_error_type_is_one_family() -> None:
+    import volumetric.errors as errors
+
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    assert all(issubclass(kind, VolumetricError) for kind in kinds if issubclass(kind, Exception))
+    assert Volume.__dataclass_params__.eq is False  # type: ignore[attr-defined]
