@@ -110,10 +110,11 @@ def evaluate(run: RunFolder) -> None:
 @app.command()
 def report(run: RunFolder) -> None:
     """Write report/index.html, the worst case first."""
-    from pipeline.report import write_report
     from pipeline.run import open_run
 
     opened = open_run(run)
+    from pipeline.report import write_report
+
     path = write_report(run, opened.usable_cases(), classes=opened.data_set.classes)
     _finish(run, path)
 

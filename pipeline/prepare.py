@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from pipeline.run import (
 )
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import ConfigError, ManifestError
+from volumetric.errors import ConfigError, ManifestError, UnreadableFileError
 from volumetric.fingerprint import CaseFacts, measure_case, sum_up
 from volumetric.io.prepared import open_prepared, write_prepared
 from volumetric.plan import (
@@ -36,6 +36,9 @@ from volumetric.plan import (
 from volumetric.preprocess import prepare as prepare_volume
 from volumetric.volume import Volume
 
+Read = Callable[[Case], tuple[Volume, Volume | None]]
+
+_KEEP_BYTES = 1_000_000_000
 _INDEX_VOXELS = 10_000  # foreground voxels a class kept for drawing patches
 
 
@@ -49,21 +52,41 @@ def prepare(run: Run, *, each: Each | None = None) -> None:
         ManifestError: no case is left.
     """
     each = each or each_in_threads(run.config.prepare.workers)
+    read = _reader(run)
     with record_time(run, "prepare"):
         write_json(run.folder / "quarantine.json", [])
-        _collect(run, each(lambda case: measure(run, case), run.cases, "measure"))
+        _collect(run, each(lambda case: _measure(run, case, read), run.cases, "measure"))
         choose_plan(run)
-        _collect(run, each(lambda case: prepare_case(run, case), run.usable_cases(), "prepare"))
+        cases = run.usable_cases()
+        _collect(run, each(lambda case: _prepare_case(run, case, read), cases, "prepare"))
 
 
-def measure(run: Run, case: Case) -> None:
+def _reader(run: Run) -> Read:
+    """Reads and checks a case; what fits in a gigabyte is kept for the second time it is asked."""
+    kept: dict[str, tuple[Volume, Volume | None]] = {}
+    room = _KEEP_BYTES
+
+    def read(case: Case) -> tuple[Volume, Volume | None]:
+        nonlocal room
+        if case.id in kept:
+            return kept.pop(case.id)
+        image, mask = read_case(case, classes=run.data_set.classes)
+        _check_channels(run, case, image)
+        room -= image.data.nbytes + (0 if mask is None else mask.data.nbytes)
+        if room >= 0:
+            kept[case.id] = (image, mask)
+        return image, mask
+
+    return read
+
+
+def _measure(run: Run, case: Case, read: Read) -> None:
     """Read and check one case, and write its facts."""
     path = _facts_path(run, case)
     key = _case_key(run, case)
     if path.exists() and read_json(path)["key"] == key:
         return
-    image, mask = read_case(case, classes=run.data_set.classes)
-    _check_channels(run, case, image)
+    image, mask = read(case)
     facts = measure_case(case.id, image, mask, classes=run.data_set.classes)
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
@@ -91,14 +114,14 @@ def choose_plan(run: Run) -> None:
     write_json(run.folder / "plan.json", _plan(run, fingerprint))
 
 
-def prepare_case(run: Run, case: Case) -> None:
+def _prepare_case(run: Run, case: Case, read: Read) -> None:
     """Write one case as network input."""
     plan = read_json(run.folder / "plan.json")["values"]
     key = hash_values(_case_key(run, case), plan["spacing_mm"], plan["intensity"])
     path = run.prepared / f"{case.id}.safetensors"
     if path.exists() and open_prepared(path).facts["key"] == key:
         return
-    source, source_mask = read_case(case, classes=run.data_set.classes)
+    source, source_mask = read(case)
     image, mask = prepare_volume(
         source, source_mask, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
     )
@@ -222,8 +245,6 @@ def _case_key(run: Run, case: Case) -> str:
 
 
 def _refuse_missing(case: Case) -> None:
-    from volumetric.errors import UnreadableFileError
-
     for path in (case.image, case.mask):
         if path is not None and not path.exists():
             raise UnreadableFileError(

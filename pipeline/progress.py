@@ -55,11 +55,19 @@ def each_in_threads(n_workers: int) -> Each:
     """Cases in parallel threads: reading, unpacking and tensor work release the interpreter."""
 
     def each(do: Callable[[Case], None], cases: Sequence[Case], title: str) -> Iterator[Outcome]:
-        with ThreadPoolExecutor(n_workers) as pool:
+        # Many small tensors: a core a case beats several cores a tensor.
+        alone = _one_core if n_workers > 1 else None
+        with ThreadPoolExecutor(n_workers, initializer=alone) as pool:
             outcomes = pool.map(lambda case: (case, attempt(do, case)), cases)
             yield from track(outcomes, total=len(cases), title=title)
 
     return each
+
+
+def _one_core() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def attempt(do: Callable[[Case], None], case: Case) -> VolumetricError | None:
