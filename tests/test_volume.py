@@ -69,3 +69,12 @@ def test_an_error_is_one_line_and_survives_pickling() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert isinstance(again, VolumetricError)
     assert (type(again), again.code, again.path) == (GeometryError, "a-code", "x.nii")
+
+
+def test_every_public_name_is_there() -> None:
+    import volumetric
+
+    assert sorted(volumetric._HOMES) == sorted(volumetric.__all__)
+    assert all(getattr(volumetric, name) is not None for name in volumetric.__all__)
+    with pytest.raises(AttributeError, match="resmaple"):
+        volumetric.resmaple  # noqa: B018

@@ -11,34 +11,50 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from volumetric.cases import Case, read_cases, write_cases
     from volumetric.errors import VolumetricError
+    from volumetric.inference.segment import segment_volume
     from volumetric.io import read_volume, write_volume
+    from volumetric.metrics.segmentation import score_masks
+    from volumetric.metrics.statistics import bootstrap_mean, paired_difference
+    from volumetric.model import Model, load_model
     from volumetric.preprocess import crop, orient, resample, resample_like
     from volumetric.volume import Volume
 
 _HOMES = {
     "Case": "volumetric.cases",
+    "Model": "volumetric.model",
     "Volume": "volumetric.volume",
     "VolumetricError": "volumetric.errors",
+    "bootstrap_mean": "volumetric.metrics.statistics",
     "crop": "volumetric.preprocess",
+    "load_model": "volumetric.model",
     "orient": "volumetric.preprocess",
+    "paired_difference": "volumetric.metrics.statistics",
     "read_cases": "volumetric.cases",
     "read_volume": "volumetric.io",
     "resample": "volumetric.preprocess",
     "resample_like": "volumetric.preprocess",
+    "score_masks": "volumetric.metrics.segmentation",
+    "segment_volume": "volumetric.inference.segment",
     "write_cases": "volumetric.cases",
     "write_volume": "volumetric.io",
 }
 
 __all__ = [
     "Case",
+    "Model",
     "Volume",
     "VolumetricError",
+    "bootstrap_mean",
     "crop",
+    "load_model",
     "orient",
+    "paired_difference",
     "read_cases",
     "read_volume",
     "resample",
     "resample_like",
+    "score_masks",
+    "segment_volume",
     "write_cases",
     "write_volume",
 ]
