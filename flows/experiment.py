@@ -18,11 +18,14 @@ from pipeline.run import open_run
 from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
-# Cases at a time; a stage itself uses all the cores it needs.
-_RUNNER: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=2)
+
+def run_experiment(folder: Path) -> Path:
+    """The flow with as many cases at a time as the run's configuration says."""
+    workers = open_run(folder).config.prepare.workers
+    return experiment.with_options(task_runner=ThreadPoolTaskRunner(max_workers=workers))(folder)
 
 
-@flow(validate_parameters=False, persist_result=False, task_runner=_RUNNER)
+@flow(validate_parameters=False, persist_result=False)
 def experiment(folder: Path) -> Path:
     """Run every stage of the run in `folder`; return the path of its report."""
     run = open_run(folder)

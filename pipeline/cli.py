@@ -166,10 +166,15 @@ def main() -> None:
     """Run a command; a refusal is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("volumetric").setLevel(logging.INFO)
+    # Says that a CUDA toolkit without a GPU is no GPU; a person who chose "cpu" knows.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         app()
     except VolumetricError as error:
         _say(f"volumetric: {error}")
+        sys.exit(2)
+    except OSError as error:
+        _say(f"volumetric: {error.filename or 'a file'}: {error.strerror or error}. [os-error]")
         sys.exit(2)
     except KeyboardInterrupt:
         _say("volumetric: stopped; the same command goes on from here")
@@ -182,9 +187,9 @@ def _run(config: RunConfig, out: Path) -> None:
 
     find_device(config.device)
     create_run(config, out)
-    from flows.experiment import experiment
+    from flows.experiment import run_experiment
 
-    _finish(out, experiment(out))
+    _finish(out, run_experiment(out))
 
 
 def _config(path: Path, overrides: dict[str, Any]) -> RunConfig:
@@ -201,7 +206,12 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
         field, separator, value = text.partition("=")
         if not separator:
             raise ConfigError("bad-option", f"--set {text} has no '='", "Write FIELD=VALUE")
-        pairs[field] = yaml.safe_load(value)
+        try:
+            pairs[field] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                "bad-option", f"--set {text} is no YAML value", "Quote it as YAML does"
+            ) from error
     return pairs
 
 

@@ -18,7 +18,7 @@ Spacing = Annotated[float, Field(gt=0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataSection(_Section):
@@ -81,7 +81,7 @@ class TrainSection(_Section):
     decay: Literal["cosine", "poly"] = "cosine"
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     clip_norm: Annotated[float, Field(gt=0)] = 12.0
-    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = True
     patience: Positive | None = None
     batch_size: Positive | None = None
@@ -91,7 +91,8 @@ class TrainSection(_Section):
     cache_gb: Annotated[float, Field(ge=0)] = 4.0
     """Prepared cases are held on the device if they fit in this, else read patch by patch."""
     validation_cases: Positive = 16
-    """Held-out cases looked at after each epoch (one patch each), for the curve only."""
+    """At most so many held-out cases are looked at after each epoch (one patch each), for the
+    curve and, if set, for patience."""
     augment: AugmentSection = AugmentSection()
 
 
@@ -119,7 +120,7 @@ class RunConfig(_Section):
     """One run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     data: DataSection
     prepare: PrepareSection = PrepareSection()

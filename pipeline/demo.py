@@ -29,7 +29,6 @@ _ABOUT = {
     "licence": "Copyright 1993-2009 Louis Collins, McGill University; free use with this notice",
     "citation": "V. Fonov et al., NeuroImage 54:313-327, 2011",
     "modality": "MR",
-    "channels": ["T1"],
     "classes": {1: "grey matter", 2: "white matter"},
     "cases": "demo.csv",
 }

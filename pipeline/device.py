@@ -24,3 +24,10 @@ def find_device(name: str) -> torch.device:
             "Use --device auto or cpu, or install a driver that torch's CUDA build supports",
         )
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """The device as a person knows it."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)"

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.predict import prediction_path
-from pipeline.progress import Each, each_in_threads
-from pipeline.run import Run, quarantine, read_json, record_time, write_json
+from pipeline.predict import predicted_cases, prediction_path
+from pipeline.progress import Each, each_in_threads, one_core_each
+from pipeline.run import Run, forget, quarantine, read_json, record_time, write_json
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import GeometryError, OutputError
 from volumetric.io import read_volume
 from volumetric.metrics.segmentation import CaseScores, score_masks
 from volumetric.metrics.statistics import bootstrap_mean
+from volumetric.model import load_spec
 
 
 def evaluate(run: Run, *, each: Each | None = None) -> None:
@@ -24,9 +25,12 @@ def evaluate(run: Run, *, each: Each | None = None) -> None:
     Raises:
         OutputError: nothing has been predicted.
     """
-    each = each or each_in_threads(run.config.prepare.workers)
-    with record_time(run, "evaluate"):
-        cases = [case for case in run.usable_cases() if prediction_path(run, case).exists()]
+    workers = run.config.prepare.workers
+    each = each or each_in_threads(workers)
+    with record_time(run, "evaluate"), one_core_each(workers):
+        forget(run, "evaluate", run.cases)
+        standing = predicted_cases(run, load_spec(run.model))
+        cases = [case for case in standing if prediction_path(run, case).exists()]
         if not cases:
             raise OutputError(
                 "stage-missing",
@@ -41,7 +45,7 @@ def evaluate(run: Run, *, each: Each | None = None) -> None:
 
         for case, error in each(score, [case for case in cases if case.mask], "evaluate"):
             if error is not None:
-                quarantine(run, case.id, error)
+                quarantine(run, "evaluate", case, error)
         good = [case for case in cases if case.id in scored]
         write_json(run.folder / "results.json", _results(run, good, scored))
         _write_scores(run, good, scored)

@@ -36,8 +36,7 @@ class DataSet(BaseModel):
     citation: str = ""
     modality: Literal["CT", "MR", "PET", "US", "other"] = "other"
     """Decides the intensity scheme: CT is absolute, the others are not."""
-    channels: list[str] = ["image"]
-    classes: dict[Annotated[int, Field(ge=1, le=255)], str]
+    classes: Annotated[dict[Annotated[int, Field(ge=1, le=255)], str], Field(min_length=1)]
     """Name of each label but background (0)."""
     cases: str
     """CSV file beside this one."""

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.progress import Each, each_in_threads
+from pipeline.progress import Each, each_in_threads, one_core_each
 from pipeline.run import (
     Run,
+    hash_code,
     hash_files,
     hash_values,
     quarantine,
     read_json,
+    record,
     record_time,
     write_json,
 )
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import ConfigError, ManifestError, UnreadableFileError
+from volumetric.errors import ConfigError, ManifestError, OutputError, UnreadableFileError
 from volumetric.fingerprint import CaseFacts, measure_case, sum_up
 from volumetric.io.prepared import open_prepared, write_prepared
 from volumetric.plan import (
@@ -38,6 +38,7 @@ from volumetric.volume import Volume
 
 Read = Callable[[Case], tuple[Volume, Volume | None]]
 
+_CODE = ("volume", "check", "io", "preprocess", "interpolate", "fingerprint")
 _KEEP_BYTES = 1_000_000_000
 _INDEX_VOXELS = 10_000  # foreground voxels a class kept for drawing patches
 
@@ -51,9 +52,10 @@ def prepare(run: Run, *, each: Each | None = None) -> None:
     Raises:
         ManifestError: no case is left.
     """
-    each = each or each_in_threads(run.config.prepare.workers)
+    workers = run.config.prepare.workers
+    each = each or each_in_threads(workers)
     read = _reader(run)
-    with record_time(run, "prepare"):
+    with record_time(run, "prepare"), one_core_each(workers):
         write_json(run.folder / "quarantine.json", [])
         _collect(run, each(lambda case: _measure(run, case, read), run.cases, "measure"))
         choose_plan(run)
@@ -71,7 +73,6 @@ def _reader(run: Run) -> Read:
         if case.id in kept:
             return kept.pop(case.id)
         image, mask = read_case(case, classes=run.data_set.classes)
-        _check_channels(run, case, image)
         room -= image.data.nbytes + (0 if mask is None else mask.data.nbytes)
         if room >= 0:
             kept[case.id] = (image, mask)
@@ -82,13 +83,11 @@ def _reader(run: Run) -> Read:
 
 def _measure(run: Run, case: Case, read: Read) -> None:
     """Read and check one case, and write its facts."""
-    path = _facts_path(run, case)
     key = _case_key(run, case)
-    if path.exists() and read_json(path)["key"] == key:
+    if facts_key(run, case) == key:
         return
     image, mask = read(case)
     facts = measure_case(case.id, image, mask, classes=run.data_set.classes)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "key": key,
         "shape": facts.shape,
@@ -96,7 +95,17 @@ def _measure(run: Run, case: Case, read: Read) -> None:
         "volume_ml": dict(facts.volume_ml),
         "intensities": facts.intensities.tolist(),
     }
-    path.write_text(json.dumps(content), encoding="utf-8")
+    run.prepared.mkdir(parents=True, exist_ok=True)
+    write_json(_facts_path(run, case), content)
+
+
+def facts_key(run: Run, case: Case) -> str | None:
+    """What the facts of a case were measured from; None where they are missing or damaged."""
+    try:
+        key: str = read_json(_facts_path(run, case))["key"]
+    except (OutputError, KeyError, TypeError):
+        return None
+    return key
 
 
 def choose_plan(run: Run) -> None:
@@ -105,12 +114,18 @@ def choose_plan(run: Run) -> None:
     if not cases:
         raise ManifestError(
             "no-usable-case",
-            "every case is in quarantine",
-            f"See {run.folder / 'quarantine.json'} for the reason of each",
+            f"every case was refused, the first because {_first_reason(run)}",
+            f"See {run.folder / 'quarantine.json'} for each",
             path=run.manifest,
         )
-    fingerprint = sum_up([_read_facts(run, case) for case in cases], modality=run.data_set.modality)
+    fingerprint = sum_up(
+        [_read_facts(run, case) for case in cases],
+        modality=run.data_set.modality,
+        classes=run.data_set.classes,
+    )
     write_json(run.folder / "fingerprint.json", fingerprint)
+    keys = {case.id: read_json(_facts_path(run, case))["key"] for case in cases}
+    record(run, data_sha256=hash_values(keys))
     write_json(run.folder / "plan.json", _plan(run, fingerprint))
 
 
@@ -119,7 +134,7 @@ def _prepare_case(run: Run, case: Case, read: Read) -> None:
     plan = read_json(run.folder / "plan.json")["values"]
     key = hash_values(_case_key(run, case), plan["spacing_mm"], plan["intensity"])
     path = run.prepared / f"{case.id}.safetensors"
-    if path.exists() and open_prepared(path).facts["key"] == key:
+    if _prepared_key(path) == key:
         return
     source, source_mask = read(case)
     image, mask = prepare_volume(
@@ -129,10 +144,23 @@ def _prepare_case(run: Run, case: Case, read: Read) -> None:
     write_prepared(path, image, mask, foreground=index, facts={"key": key, "id": case.id})
 
 
+def _prepared_key(path: Path) -> str | None:
+    try:
+        key: str = open_prepared(path).facts["key"]
+    except UnreadableFileError:
+        return None
+    return key
+
+
 def _collect(run: Run, outcomes: Iterator[Any]) -> None:
     for case, error in outcomes:
         if error is not None:
-            quarantine(run, case.id, error)
+            quarantine(run, "prepare", case, error)
+
+
+def _first_reason(run: Run) -> str:
+    first = read_json(run.folder / "quarantine.json")[0]
+    return f"{first['path']}: {first['reason']}"
 
 
 def _plan(run: Run, fingerprint: dict[str, Any]) -> dict[str, Any]:
@@ -209,18 +237,8 @@ def _foreground(mask: Volume, labels: list[int]) -> dict[int, torch.Tensor]:
     for label in labels:
         found = (mask.data[0] == label).nonzero()
         if len(found):
-            index[label] = found[:: max(1, len(found) // _INDEX_VOXELS)].to(torch.int32)
+            index[label] = found[:: max(1, -(-len(found) // _INDEX_VOXELS))].to(torch.int32)
     return index
-
-
-def _check_channels(run: Run, case: Case, image: Volume) -> None:
-    if image.data.shape[0] != len(run.data_set.channels):
-        raise ManifestError(
-            "channel-mismatch",
-            f"has {image.data.shape[0]} channels, the manifest names {run.data_set.channels}",
-            "Correct `channels` in the manifest",
-            path=case.image,
-        )
 
 
 def _read_facts(run: Run, case: Case) -> CaseFacts:
@@ -241,7 +259,7 @@ def _facts_path(run: Run, case: Case) -> Path:
 def _case_key(run: Run, case: Case) -> str:
     """Equal for equal bytes, classes and code."""
     _refuse_missing(case)
-    return hash_values(hash_files([case.image, case.mask]), run.data_set.classes, _code_hash())
+    return hash_values(hash_files([case.image, case.mask]), run.data_set.classes, hash_code(*_CODE))
 
 
 def _refuse_missing(case: Case) -> None:
@@ -253,9 +271,3 @@ def _refuse_missing(case: Case) -> None:
                 "Check the manifest's path, and --root",
                 path=path,
             )
-
-
-@cache
-def _code_hash() -> str:
-    """Hash of the library's source: other code may prepare otherwise."""
-    return hash_files([Path(__file__).parents[1] / "volumetric"])

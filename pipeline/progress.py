@@ -23,31 +23,36 @@ Each = Callable[[Callable[[Case], None], Sequence[Case], str], Iterator[Outcome]
 """Do something for every case, giving each with its typed error or None."""
 
 
-def track(items: Iterable[T], *, total: int, title: str, unit: str = "cases") -> Iterator[T]:
-    """The items as they come, their progress shown on stderr."""
+def track(
+    items: Iterable[T],
+    *,
+    total: int,
+    title: str,
+    unit: str = "cases",
+    limit_s: float | None = None,
+) -> Iterator[T]:
+    """The items as they come, their progress shown on stderr.
+
+    An item that knows its `seconds` since the start (a resumed training does) is believed.
+    `limit_s` is when the work ends whatever is left.
+    """
+    pace = _Pace(total, unit, limit_s)
     if not sys.stderr.isatty():
-        yield from _plain_lines(items, total, title, unit)
+        yield from _plain_lines(items, title, pace)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
         TextColumn("{task.description:>10}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeLeft(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[said]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total, rate="", note="")
-        started = time.monotonic()
+        task = progress.add_task(title, total=total, said="")
         for number, item in enumerate(items, start=1):
-            rate = number / max(1e-9, time.monotonic() - started)
-            progress.update(task, advance=1, rate=_rate(rate, unit), note=_note(item))
+            progress.update(task, advance=1, said=pace.say(number, item))
             yield item
 
 
@@ -55,19 +60,28 @@ def each_in_threads(n_workers: int) -> Each:
     """Cases in parallel threads: reading, unpacking and tensor work release the interpreter."""
 
     def each(do: Callable[[Case], None], cases: Sequence[Case], title: str) -> Iterator[Outcome]:
-        # Many small tensors: a core a case beats several cores a tensor.
-        alone = _one_core if n_workers > 1 else None
-        with ThreadPoolExecutor(n_workers, initializer=alone) as pool:
+        with ThreadPoolExecutor(n_workers) as pool:
             outcomes = pool.map(lambda case: (case, attempt(do, case)), cases)
             yield from track(outcomes, total=len(cases), title=title)
 
     return each
 
 
-def _one_core() -> None:
+@contextmanager
+def one_core_each(n_workers: int) -> Iterator[None]:
+    """Within it, threads that torch has not met yet compute on one core if there are several.
+
+    Preparing and scoring are many small tensors: a core a case beats several cores a tensor.
+    """
     import torch
 
-    torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    if n_workers > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def attempt(do: Callable[[Case], None], case: Case) -> VolumetricError | None:
@@ -87,30 +101,30 @@ def attempt(do: Callable[[Case], None], case: Case) -> VolumetricError | None:
     return None
 
 
-def _plain_lines(items: Iterable[T], total: int, title: str, unit: str) -> Iterator[T]:
-    started = last = time.monotonic()
+class _Pace:
+    """Rate and time left, in words."""
+
+    def __init__(self, total: int, unit: str, limit_s: float | None):
+        self.total, self.unit, self.limit_s = total, unit, limit_s
+        self.started = time.monotonic()
+
+    def say(self, number: int, item: object) -> str:
+        elapsed = max(1e-9, getattr(item, "seconds", time.monotonic() - self.started))
+        left = (self.total - number) * elapsed / number
+        if self.limit_s is not None:
+            left = max(0.0, min(left, self.limit_s - elapsed))
+        rate = number / elapsed
+        each = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{self.unit[:-1]}"
+        return f"{each}, {left:.0f} s left {_note(item)}".rstrip()
+
+
+def _plain_lines(items: Iterable[T], title: str, pace: _Pace) -> Iterator[T]:
+    last = time.monotonic()
     for number, item in enumerate(items, start=1):
-        now = time.monotonic()
-        if now - last >= _EVERY_S or number == total:
-            rate = number / max(1e-9, now - started)
-            left = (total - number) / rate
-            _LOG.info(
-                "%s: %d of %d, %s, %.0f s left %s",
-                title,
-                number,
-                total,
-                _rate(rate, unit),
-                left,
-                _note(item),
-            )
-            last = now
+        if time.monotonic() - last >= _EVERY_S or number == pace.total:
+            _LOG.info("%s: %d of %d, %s", title, number, pace.total, pace.say(number, item))
+            last = time.monotonic()
         yield item
-
-
-def _rate(per_second: float, unit: str) -> str:
-    return (
-        f"{per_second:.1f} {unit}/s" if per_second >= 1 else f"{1 / per_second:.1f} s/{unit[:-1]}"
-    )
 
 
 def _note(item: object) -> str:

@@ -6,23 +6,22 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline.config import RunConfig, dump_config, parse_config
+from pipeline.config import RunConfig, dump_config, load_config, parse_config
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
-from volumetric.cases import Case
+from volumetric.cases import Case, group_folds
 from volumetric.errors import ConfigError, OutputError, VolumetricError
 
 _PACKAGES = (
@@ -75,13 +74,23 @@ class Run:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """All cases of the manifest."""
-        return load_cases(self.manifest, root=self.config.data.root)
+        """All cases of the manifest; where it has no folds, five that keep subjects together."""
+        cases = load_cases(self.manifest, root=self.config.data.root)
+        if any(case.fold is not None for case in cases):
+            return cases
+        subjects = [case.subject for case in cases]
+        folds = group_folds(subjects, n_folds=min(5, len(set(subjects))))
+        return [replace(case, fold=fold) for case, fold in zip(cases, folds, strict=True)]
 
-    def usable_cases(self) -> list[Case]:
-        """The cases that are not in quarantine."""
-        bad = {entry["id"] for entry in read_json(self.folder / "quarantine.json", default=[])}
+    def usable_cases(self, *stages: str) -> list[Case]:
+        """The cases that none of the stages has set apart; without arguments, that none has."""
+        entries = read_json(self.folder / "quarantine.json", default=[])
+        bad = {entry["id"] for entry in entries if not stages or entry["stage"] in stages}
         return [case for case in self.cases if case.id not in bad]
+
+    def labelled_cases(self) -> list[Case]:
+        """The cases to learn from: prepared, and with a mask."""
+        return [case for case in self.usable_cases("prepare") if case.mask is not None]
 
     def with_fold(self, fold: str) -> Run:
         """The same run, asked for another fold (a number, or "all")."""
@@ -114,12 +123,12 @@ def create_run(config: RunConfig, folder: Path) -> Run:
         OutputError: the folder cannot be written.
         ManifestError, ConfigError: the data set or the fold is not there.
     """
-    run = Run(folder, config)
+    run = Run(folder, _absolute(config))
     run.folds()
     _refuse_other(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        (folder / "config.yaml").write_text(dump_config(run.config), encoding="utf-8")
     except OSError as error:
         raise OutputError(
             "unwritable",
@@ -128,8 +137,25 @@ def create_run(config: RunConfig, folder: Path) -> Run:
             path=folder,
         ) from error
     write_json(folder / "provenance.json", _provenance(run))
-    write_json(folder / "quarantine.json", [])
     return run
+
+
+def _absolute(config: RunConfig) -> RunConfig:
+    """The same configuration, readable from any working folder."""
+    values = config.model_dump(mode="json")
+    manifest, root = find_manifest(config.data.manifest), config.data.root
+    if Path(config.data.manifest).suffix:
+        values["data"]["manifest"] = str(manifest)
+    if root is not None:
+        values["data"]["root"] = str(root.resolve())
+        if not root.is_dir():
+            raise ConfigError(
+                "missing-root",
+                "is no folder",
+                "Name with --root the folder that the manifest's paths start from",
+                path=root,
+            )
+    return parse_config(values, path="config")
 
 
 def _refuse_other(run: Run) -> None:
@@ -168,16 +194,24 @@ def open_run(folder: Path) -> Run:
         raise OutputError(
             "no-run", "holds no run (no config.yaml)", "Make one with `volumetric run`", path=folder
         )
-    return Run(folder, parse_config(yaml.safe_load(path.read_text(encoding="utf-8")), path=path))
+    return Run(folder, load_config(path))
 
 
-def quarantine(run: Run, case_id: str, error: VolumetricError) -> None:
+def quarantine(run: Run, stage: str, case: Case, error: VolumetricError) -> None:
     """Set a case apart with the reason and the way out; a later entry replaces an earlier."""
     path = run.folder / "quarantine.json"
-    entries = [entry for entry in read_json(path, default=[]) if entry["id"] != case_id]
-    entry = {"id": case_id, "path": error.path, "code": error.code}
-    entries.append({**entry, "reason": error.reason, "remedy": error.remedy})
+    entries = [entry for entry in read_json(path, default=[]) if entry["id"] != case.id]
+    entry = {"id": case.id, "path": error.path or str(case.image), "code": error.code}
+    entries.append({**entry, "reason": error.reason, "remedy": error.remedy, "stage": stage})
     write_json(path, sorted(entries, key=lambda entry: str(entry["id"])))
+
+
+def forget(run: Run, stage: str, cases: Sequence[Case]) -> None:
+    """Take back what a stage said of cases: it is about to try them again."""
+    path = run.folder / "quarantine.json"
+    again = {case.id for case in cases}
+    entries = read_json(path, default=[])
+    write_json(path, [e for e in entries if e["id"] not in again or e["stage"] != stage])
 
 
 @contextmanager
@@ -185,10 +219,17 @@ def record_time(run: Run, stage: str) -> Iterator[None]:
     """Note in provenance.json how long a stage took."""
     started = time.monotonic()
     yield
+    provenance = read_json(run.folder / "provenance.json", default={})
+    seconds = dict(provenance.get("seconds", {}))
+    # Summed over repetitions: what the stage has cost, not what its last, perhaps idle, one did.
+    seconds[stage] = round(seconds.get(stage, 0) + time.monotonic() - started, 2)
+    record(run, finished=_now(), commit=_commit(), seconds=seconds)
+
+
+def record(run: Run, **facts: Any) -> None:
+    """Note facts in provenance.json."""
     path = run.folder / "provenance.json"
-    provenance = read_json(path, default={})
-    seconds = {**provenance.get("seconds", {}), stage: round(time.monotonic() - started, 2)}
-    write_json(path, {**provenance, "finished": _now(), "seconds": seconds})
+    write_json(path, {**read_json(path, default={}), **facts})
 
 
 def read_json(path: Path, *, default: Any = None) -> Any:
@@ -206,7 +247,12 @@ def read_json(path: Path, *, default: Any = None) -> Any:
                 path=path,
             )
         return default
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(
+            "damaged", f"is no JSON ({error})", "Remove it and run its stage again", path=path
+        ) from error
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -235,11 +281,20 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
 
 
+@cache
+def hash_code(*modules: str) -> str:
+    """Hash of the source of some of the library's modules: other code, other results."""
+    library = Path(__file__).parents[1] / "volumetric"
+    files = [file for name in modules for file in [library / f"{name}.py"] if file.exists()]
+    files += [file for name in modules for file in sorted((library / name).rglob("*.py"))]
+    return hash_files(files)
+
+
 def _provenance(run: Run) -> Mapping[str, Any]:
     config = dump_config(run.config)
     earlier = read_json(run.folder / "provenance.json", default={})
     return {
-        "command": " ".join(["volumetric", *sys.argv[1:]]),
+        "command": shlex.join(["volumetric", *sys.argv[1:]]),
         "started": earlier.get("started", _now()),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -250,7 +305,7 @@ def _provenance(run: Run) -> Mapping[str, Any]:
             "sha256": hash_files([run.manifest, run.manifest.parent / run.data_set.cases]),
         },
         "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
-        "seconds": earlier.get("seconds", {}),
+        **{name: earlier[name] for name in ("data_sha256", "device", "seconds") if name in earlier},
     }
 
 

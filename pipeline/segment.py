@@ -12,9 +12,10 @@ from pipeline.device import find_device
 from pipeline.progress import each_in_threads
 from pipeline.run import write_json
 from volumetric.cases import Case
+from volumetric.check import read_case
 from volumetric.errors import ManifestError, OutputError
 from volumetric.inference.segment import segment_volume
-from volumetric.io import read_volume, write_volume
+from volumetric.io import write_volume
 from volumetric.model import Model, load_model
 from volumetric.volume import Volume
 
@@ -31,6 +32,7 @@ def segment(model_folder: Path, inputs: Sequence[Path], *, out: Path, device: st
     """
     model = load_model(model_folder, device=find_device(device))
     cases = _cases(inputs)
+    _refuse_overwriting(cases, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -40,7 +42,8 @@ def segment(model_folder: Path, inputs: Sequence[Path], *, out: Path, device: st
     volumes: dict[str, dict[str, float]] = {}
 
     def segment_case(case: Case) -> None:
-        labels = segment_volume(model, read_volume(case.image))
+        image, _ = read_case(case, classes=model.spec.classes)
+        labels = segment_volume(model, image)
         write_volume(labels, out / f"{case.id}.nii.gz")
         volumes[case.id] = _volumes_ml(model, labels)
 
@@ -67,6 +70,19 @@ def _cases(inputs: Sequence[Path]) -> list[Case]:
             "Segment them into different folders",
         )
     return [Case(name, name, None, path) for name, path in zip(names, inputs, strict=True)]
+
+
+def _refuse_overwriting(cases: Sequence[Case], out: Path) -> None:
+    inputs = {case.image.resolve() for case in cases}
+    for case in cases:
+        result = (out / f"{case.id}.nii.gz").resolve()
+        if result in inputs:
+            raise OutputError(
+                "would-overwrite",
+                "is an input, and its labels would be written over it",
+                "Choose another --out",
+                path=result,
+            )
 
 
 def _stem(path: Path) -> str:

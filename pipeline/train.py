@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline.device import find_device
+from pipeline.device import describe_device, find_device
 from pipeline.progress import track
-from pipeline.run import Run, hash_values, read_json, record_time
+from pipeline.run import Run, hash_code, hash_values, read_json, record, record_time
 from volumetric.augment import Augmentation, augment
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
 from volumetric.errors import ManifestError
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.learning import Training, fit
-from volumetric.model import ModelSpec, build_network, save_spec, save_weights
+from volumetric.model import ModelSpec, build_network, save_fold
 
 
 def train(run: Run, fold: int) -> None:
@@ -32,6 +33,7 @@ def train(run: Run, fold: int) -> None:
     """
     device = find_device(run.config.device)
     with record_time(run, f"train fold {fold}"):
+        record(run, device=describe_device(device))
         spec = _spec(run)
         learned, held_out = _split(run, fold)
         settings = _settings(run)
@@ -40,20 +42,32 @@ def train(run: Run, fold: int) -> None:
         if device.type == "cpu" and settings.compile:
             # Faster on a CPU only when compiled: see README, Decisions.
             network = network.to(memory_format=torch.channels_last_3d)
+        key = _key(run, spec, settings, learned)
         rows = fit(
             network,
             _drawing(run, spec, learned, device),
             validate=_validation(run, spec, held_out, device),
             settings=settings,
             folder=run.fold(fold),
-            key=hash_values(
-                spec, settings, run.config.train, [case.facts["key"] for case in learned]
-            ),
+            key=key,
         )
-        for _ in track(rows, total=settings.epochs, title=f"fold {fold}", unit="epochs"):
+        limit_s = None if settings.minutes is None else 60 * settings.minutes
+        shown = track(
+            rows, total=settings.epochs, title=f"fold {fold}", unit="epochs", limit_s=limit_s
+        )
+        for _ in shown:
             pass
-        save_weights(run.model, fold, network)
-        save_spec(run.model, spec)
+        subjects = {case.subject for case in run.labelled_cases() if case.fold != fold}
+        save_fold(run.model, fold, network, spec=spec, learned=subjects)
+
+
+def _key(run: Run, spec: ModelSpec, settings: Training, learned: Sequence[Prepared]) -> str:
+    """Equal for equal data, network, settings and code; what only describes them is left out."""
+    network = replace(spec, about={}, fingerprint={}, overlap=0.0, mirror_axes=())
+    code = hash_code("augment", "dataset", "learning", "losses", "models")
+    return hash_values(
+        network, settings, run.config.train, code, [case.facts["key"] for case in learned]
+    )
 
 
 def _spec(run: Run) -> ModelSpec:
@@ -89,7 +103,7 @@ def _settings(run: Run) -> Training:
 
 
 def _split(run: Run, fold: int) -> tuple[list[Prepared], list[Prepared]]:
-    cases = [case for case in run.usable_cases() if case.mask is not None]
+    cases = run.labelled_cases()
     learned = [case for case in cases if case.fold != fold]
     held_out = [case for case in cases if case.fold == fold]
     if not learned:
@@ -134,7 +148,7 @@ def _drawing(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch
 
 def _validation(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device) -> Any:
     """What `fit` calls after each epoch: mean Dice on the central patch of some held-out cases."""
-    some = list(cases)[:: max(1, len(cases) // run.config.train.validation_cases)]
+    some = list(cases)[:: max(1, -(-len(cases) // run.config.train.validation_cases))]
     sources = open_sources(some, device=device, budget_bytes=0)
     patches = [_central_patch(source, spec, device) for source in sources]
 

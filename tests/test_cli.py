@@ -69,6 +69,9 @@ def test_every_command_explains_itself(command: str) -> None:
         (["run", "hippocampos"], "does not exist"),
         (["run", "hippocampus_cpu", "--set", "train.epohcs=3"], "train.epohcs: no such field"),
         (["run", "hippocampus_cpu", "--set", "epochs"], "has no '='"),
+        (["run", "hippocampus_cpu", "--set", "train.epochs=["], "is no YAML value"),
+        (["run", "hippocampus_cpu", "--set", "train=3"], "train"),
+        (["run", "hippocampus_cpu", "--root", "nowhere"], "is no folder"),
         (["run", "hippocampus_cpu", "--fold", "7"], "fold 7"),
         (["run", "hippocampus_cpu", "--device", "cuda:99"], "cuda:99"),
         (["run", "hippocampus_cpu", "--device", "abacus"], "device"),
@@ -103,6 +106,34 @@ def test_the_stages_by_hand(blob_set: Path, blob_config, tmp_path: Path) -> None
     assert "blob_1" in page
     results = json.loads((out / "results.json").read_text())
     assert results["n_cases"] == 3
+
+
+def test_a_refusal_inside_the_flow_is_one_line_too(
+    blob_set: Path, blob_config, tmp_path: Path
+) -> None:
+    for image in (blob_set.parent / "images").iterdir():
+        image.write_bytes(b"broken")
+    config = tmp_path / "blobs.yaml"
+    config.write_text(yaml.safe_dump(blob_config.model_dump(mode="json")))
+    done = volumetric("run", config, "--out", tmp_path / "flow")
+    assert done.returncode == 2
+    assert "every case was refused" in done.stderr
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("measure:")]
+    assert len(lines) == 1, done.stderr
+
+
+def test_damaged_run_files_are_named(blob_config, tmp_path: Path) -> None:
+    from pipeline.run import create_run
+
+    run = create_run(blob_config, tmp_path / "run")
+    (run.folder / "plan.json").write_text("{")
+    (run.folder / "fingerprint.json").write_text("{}")
+    done = volumetric("train", run.folder)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "plan.json" in done.stderr
+    (run.folder / "config.yaml").write_text("a: [")
+    done = volumetric("prepare", run.folder)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
 
 
 def test_fetch_takes_a_local_folder(blob_set: Path) -> None:

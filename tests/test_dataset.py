@@ -168,6 +168,13 @@ def test_image_and_mask_move_together() -> None:
     assert not torch.equal(labels, masks)
 
 
+def test_tissue_cut_by_the_patch_keeps_its_label() -> None:
+    """What is smeared into corners that were never seen is labelled as what it was."""
+    masks = torch.ones(8, 12, 12, 12, dtype=torch.uint8)
+    _, labels = _augment(masks[:, None].to(torch.float32), masks, Augmentation(p_spatial=1.0))
+    assert labels.min() == 1
+
+
 def test_rotation_is_rigid_in_mm() -> None:
     """Without scaling and bending, the volume of a ball in mm stays, whatever the spacing."""
     grid = torch.stack(torch.meshgrid(*[torch.arange(n) for n in (16, 32, 32)], indexing="ij"))

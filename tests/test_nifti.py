@@ -139,6 +139,29 @@ def test_refuses_what_it_cannot_prove(tmp_path: Path, save_nifti: Save) -> None:
         assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("datatype", 9999), ("dim", [3, -5, 2, 2, 1, 1, 1, 1]), ("magic", b"x")]
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    header = image.header.structarr.copy()
+    header[field] = value
+    path = tmp_path / "a.nii"
+    path.write_bytes(header.tobytes() + bytes(4) + bytes(8))
+    with pytest.raises(UnreadableFileError):
+        read_volume(path)
+
+
+def test_metres_are_no_millimetres(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    image.header.set_xyzt_units("meter")
+    nib.save(image, tmp_path / "a.nii")
+    with pytest.raises(UnsupportedError, match="odd-units"):
+        read_volume(tmp_path / "a.nii")
+
+
 def test_writing_where_one_cannot(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     volume = Volume(torch.zeros(1, 2, 2, 2), np.eye(4))

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from volumetric.errors import ManifestError
 from volumetric.fingerprint import measure_case, sum_up
 from volumetric.plan import (
     choose_batch,
@@ -47,8 +48,8 @@ def test_a_patch_always_fits(
     divisor = np.prod(strides, axis=0)
     assert (np.array(patch) % divisor == 0).all()
     assert len(strides) == len(kernels) >= 2
-    assert np.prod(patch) <= budget / 2 or (np.array(patch) <= 2 * divisor).all()
-    assert (np.array(patch) < np.array(shape) + divisor).all() or min(shape) < 4 * divisor.max()
+    assert np.prod(patch) <= budget / 2 or (np.array(patch) == divisor).all()
+    assert (np.array(patch) < np.maximum(shape, 4) + divisor).all()
 
 
 def _fingerprint(spacings: list[tuple[float, ...]], modality: str = "MR") -> dict:
@@ -60,7 +61,7 @@ def _fingerprint(spacings: list[tuple[float, ...]], modality: str = "MR") -> dic
         affine[[2, 1, 0], [0, 1, 2]] = spacing
         image = Volume(data, affine)
         facts.append(measure_case(str(number), image, image.with_data(mask), classes={1: "a"}))
-    return sum_up(facts, modality=modality)
+    return sum_up(facts, modality=modality, classes={1: "a"})
 
 
 def test_fingerprint_holds_what_was_put_in() -> None:
@@ -82,6 +83,36 @@ def test_fingerprint_holds_what_was_put_in() -> None:
         "max": pytest.approx(39 * 4 / 1000),
         "n_cases": 3,
     }
+
+
+def test_cases_without_a_mask_do_not_blur_the_foreground() -> None:
+    data = torch.arange(240, dtype=torch.int16).reshape(1, 6, 5, 8)
+    image = Volume(data, np.eye(4)[[2, 1, 0, 3]])
+    mask = image.with_data((data > 200).to(torch.uint8))
+    names = {1: "a"}
+    facts = [measure_case("bare", image, None, classes=names)]
+    everything = sum_up(facts, modality="CT", classes=names)
+    facts.append(measure_case("full", image, mask, classes=names))
+    both = sum_up(facts, modality="CT", classes=names)
+    assert everything["intensity"][0]["min"] == 0
+    assert both["intensity"][0]["min"] == 201
+    assert both["class_volume_ml"]["a"]["n_cases"] == 1
+
+
+def test_intensities_are_sampled_from_end_to_end() -> None:
+    ramp = torch.arange(7_000, dtype=torch.float32).reshape(1, 70, 10, 10)
+    image = Volume(ramp, np.eye(4)[[2, 1, 0, 3]])
+    found = measure_case("ramp", image, None, classes={1: "a"}).intensities
+    assert found.mean() == pytest.approx(ramp.mean().item(), rel=0.01)
+    assert found.size <= 4_000
+
+
+def test_masks_without_a_label_are_refused() -> None:
+    image = Volume(torch.rand(1, 4, 4, 4), np.eye(4)[[2, 1, 0, 3]])
+    empty = image.with_data(torch.zeros(1, 4, 4, 4, dtype=torch.uint8))
+    facts = [measure_case("a", image, empty, classes={1: "a"})]
+    with pytest.raises(ManifestError, match="no-foreground"):
+        sum_up(facts, modality="CT", classes={1: "a"})
 
 
 def test_spacing_is_the_median_unless_slices_are_thick() -> None:

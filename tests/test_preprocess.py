@@ -96,6 +96,20 @@ def test_resample_keeps_a_linear_field_where_it_is(
     assert np.abs(found - expected)[inside].max(initial=0) < 2e-5 * scale
 
 
+@given(st.tuples(*[st.integers(1, 40)] * 3), st.tuples(*[st.floats(0.3, 9.0)] * 3))
+def test_a_label_everywhere_comes_back_everywhere(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> None:
+    """No border voxel is lost on the way to the plan's grid and back."""
+    affine = np.eye(4)[[2, 1, 0, 3]]
+    image = Volume(torch.rand(1, *shape) + 1, affine)
+    full = image.with_data(torch.ones(1, *shape, dtype=torch.uint8))
+    moved = resample(full, spacing, labels=True)
+    assert moved.data.min() == 1
+    logits = torch.cat([torch.zeros(moved.data.shape), torch.ones(moved.data.shape)])
+    assert labels_on_grid(Volume(logits, moved.affine), image).data.min() == 1
+
+
 def test_resample_centres_the_field_of_view() -> None:
     source = Volume(torch.zeros(1, 10, 10, 10), np.diag([3.0, 1.0, 1.0, 1.0]))
     for spacing in ((1.0, 1.0, 1.0), (4.0, 2.0, 0.7)):

@@ -54,7 +54,7 @@ def augment(
         images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         labels = masks[:, None].to(torch.float32)
         labels = F.grid_sample(
-            labels, grid, mode="nearest", padding_mode="zeros", align_corners=False
+            labels, grid, mode="nearest", padding_mode="border", align_corners=False
         )
         masks = labels[:, 0].to(masks.dtype)
     return _change_intensity(images, generator, settings.p_intensity), masks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -76,9 +77,7 @@ def _check_same_grid(case: Case, image: Volume, mask: Volume) -> None:
 
 def _whole_labels(case: Case, data: torch.Tensor, classes: Mapping[int, str]) -> torch.Tensor:
     found = torch.unique(data).tolist()
-    if any(value != int(value) for value in found if value == value) or any(
-        value != value for value in found
-    ):
+    if not all(math.isfinite(value) and value == int(value) for value in found):
         raise LabelError(
             "fractional-labels",
             f"mask holds values that are no whole numbers, e.g. {found[:5]}",

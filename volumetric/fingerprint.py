@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from volumetric.errors import ManifestError
 from volumetric.preprocess import foreground_box, orient
 from volumetric.volume import Volume
 
@@ -49,13 +50,17 @@ def measure_case(
         voxel_ml = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
         volume_ml = {name: int(counts[label]) * voxel_ml for label, name in classes.items()}
         flat = flat[:, labels > 0]
-    step = max(1, flat.shape[1] // _SAMPLES)
-    values = flat[:, ::step][:, :_SAMPLES].to(torch.float32).numpy()
+    step = max(1, -(-flat.shape[1] // _SAMPLES))  # rounded up, or the last slices are never seen
+    values = flat[:, ::step].to(torch.float32).numpy()
     return CaseFacts(case_id, size, image.spacing, values, volume_ml)
 
 
-def sum_up(facts: Sequence[CaseFacts], *, modality: str) -> dict[str, Any]:
+def sum_up(
+    facts: Sequence[CaseFacts], *, modality: str, classes: Mapping[int, str]
+) -> dict[str, Any]:
     """The fingerprint of a data set, as plain JSON values.
+
+    Intensities are those of labelled voxels, unless no case has a mask.
 
     Keys: n_cases, modality, n_channels, shape and spacing_mm (median, min, max along D, H, W),
     anisotropy, voxels (sum over cases), intensity (a channel: mean, std, percentiles, of the
@@ -63,7 +68,7 @@ def sum_up(facts: Sequence[CaseFacts], *, modality: str) -> dict[str, Any]:
     """
     shapes = np.array([fact.shape for fact in facts])
     spacings = np.array([fact.spacing_mm for fact in facts])
-    names = list(facts[0].volume_ml)
+    labelled = [fact for fact in facts if fact.volume_ml] or list(facts)
     spread = spacings.max(1) / spacings.min(1)
     return {
         "n_cases": len(facts),
@@ -75,17 +80,23 @@ def sum_up(facts: Sequence[CaseFacts], *, modality: str) -> dict[str, Any]:
         "anisotropy": _rounded(np.median(spread)),
         "voxels": int(shapes.prod(1).sum()),
         "intensity": [
-            _intensity(np.concatenate([fact.intensities[channel] for fact in facts]))
+            _intensity(np.concatenate([fact.intensities[channel] for fact in labelled]))
             for channel in range(len(facts[0].intensities))
         ],
         "class_volume_ml": {
             name: _class_volume([fact.volume_ml[name] for fact in facts if name in fact.volume_ml])
-            for name in names
+            for name in classes.values()
         },
     }
 
 
 def _intensity(values: NDArray[np.float32]) -> dict[str, float]:
+    if not values.size:
+        raise ManifestError(
+            "no-foreground",
+            "no mask holds a single labelled voxel",
+            "Check that the masks are the right files",
+        )
     low, median, high = np.percentile(values, (0.5, 50, 99.5))
     return {
         "mean": _rounded(values.mean(dtype=np.float64)),

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import logging
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Training:
         clip_norm: largest gradient norm.
         precision: Fabric's name, e.g. "32-true", "bf16-mixed".
         compile: compile the network (slow first step, faster ones after).
-        patience: epochs without a better validation Dice before stopping; None: never.
+        patience: epochs without a better validation Dice before stopping; None: never. What stops
+            it is then no longer untouched: scores on the same cases are a little too good.
         seed: of weights, patches and augmentation.
     """
 
@@ -102,7 +104,8 @@ def fit(
         TrainingError: the loss is not finite any more.
     """
     device = next(network.parameters()).device
-    fabric = Fabric(accelerator=device.type, devices=1, precision=settings.precision)
+    devices = [device.index or 0] if device.type == "cuda" else 1
+    fabric = Fabric(accelerator=device.type, devices=devices, precision=settings.precision)
     averaged = [p.detach().clone() for p in network.parameters()]
     optimizer = _optimizer(network, settings)
     trained: Any = torch.compile(network, dynamic=False) if settings.compile else network
@@ -113,13 +116,14 @@ def fit(
     yield from rows
     started = time.monotonic() - (rows[-1].seconds if rows else 0.0)
     while not _finished(rows, settings):
-        epoch = len(rows)
-        clock = _Clock(started, settings, epoch)
+        clock = _Clock(started, settings, len(rows))
+        if clock.progress() >= 1:
+            break
         loss, rate = _train_epoch(fabric, trained, optimizer, averaged, (draw, clock, settings))
         with _weights(network, averaged):
             network.eval()
             dice = validate(network)
-        rows.append(Row(epoch, clock.step, time.monotonic() - started, rate, loss, dice))
+        rows.append(Row(clock.epoch, clock.step, time.monotonic() - started, rate, loss, dice))
         state["rows"] = [tuple(row) for row in rows]
         fabric.save(folder / "last.ckpt.partial", state)
         (folder / "last.ckpt.partial").replace(folder / "last.ckpt")
@@ -177,10 +181,12 @@ def _train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = clock.rate()
         images, masks = draw(rng, generator)
-        loss = deep_supervision(trained(images), masks)
+        loss = deep_supervision(_outputs(trained, images), masks)
         optimizer.zero_grad()
         fabric.backward(loss)
-        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+        fabric.clip_gradients(
+            trained, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
+        )
         optimizer.step()
         clock.step += 1
         decay = min(settings.ema, (1 + clock.step) / (10 + clock.step)) if settings.ema else 0.0
@@ -195,6 +201,18 @@ def _train_epoch(
             "Lower train.learning_rate",
         )
     return mean, clock.rate()
+
+
+def _outputs(trained: Any, images: torch.Tensor) -> Any:
+    try:
+        return trained(images)
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        raise TrainingError(
+            "compile-failed",
+            f"the network cannot be compiled here ({str(error).splitlines()[0]})",
+            "Install a C++ compiler and Python's headers (Debian: g++ python3-dev), or train "
+            "without, more slowly: train.compile false",
+        ) from error
 
 
 def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
@@ -216,8 +234,6 @@ def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
 def _finished(rows: list[Row], settings: Training) -> bool:
     if len(rows) >= settings.epochs:
         return True
-    if rows and settings.minutes is not None and rows[-1].seconds >= 60 * settings.minutes:
-        return True
     scores = [row.val_dice for row in rows if row.val_dice is not None]
     if settings.patience is None or not scores:
         return False
@@ -227,7 +243,11 @@ def _finished(rows: list[Row], settings: Training) -> bool:
 def _resume(fabric: Fabric, checkpoint: Path, state: dict[str, Any]) -> list[Row]:
     if not checkpoint.exists():
         return []
-    found = torch.load(checkpoint, map_location=fabric.device, weights_only=True)
+    try:
+        found = torch.load(checkpoint, map_location=fabric.device, weights_only=True)
+    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        _LOG.warning("%s is damaged (%s): starting anew", checkpoint, error)
+        return []
     if found["key"] != state["key"]:
         _LOG.info("%s was made with other settings or data: starting anew", checkpoint)
         return []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,8 @@ class ModelSpec:
         mirror_axes: averaged in prediction.
         keep_largest: labels of which only the largest component is kept.
         fingerprint: of the training set.
-        about: provenance: names, versions, scores.
+        about: provenance: names, versions.
+        folds: for each fold the hash of its weights and the subjects it learned from.
     """
 
     kind: Literal["unet", "residual_unet"]
@@ -57,6 +58,7 @@ class ModelSpec:
     keep_largest: Sequence[int] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,22 +81,34 @@ def build_network(spec: ModelSpec) -> nn.Module:
     )
 
 
-def save_weights(folder: Path, fold: int, network: nn.Module) -> None:
-    """Write one fold's weights into a model folder."""
+def save_fold(
+    folder: Path, fold: int, network: nn.Module, *, spec: ModelSpec, learned: Collection[str]
+) -> None:
+    """Write one fold's weights and describe them in `model.json`.
+
+    Folds that stand there already stay, unless they were made for another network or another
+    preparation: networks of two kinds are no ensemble. `learned` are the subjects learned from.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     partial = folder / f".partial-fold_{fold}.safetensors"
     save_file(weights, partial)
     partial.replace(_weights_path(folder, fold))
+    folds: dict[str, Mapping[str, Any]] = {}
+    if (folder / "model.json").exists():
+        standing = load_spec(folder)
+        if _essence(standing) == _essence(spec):
+            folds = dict(standing.folds)
+    sha256 = _hash(_weights_path(folder, fold))
+    folds[str(fold)] = {"weights_sha256": sha256, "learned": sorted(learned)}
+    save_spec(folder, replace(spec, folds=folds))
 
 
 def save_spec(folder: Path, spec: ModelSpec) -> None:
-    """Write `model.json` with the hashes of the weights that lie beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {path.name: _hash(path) for path in sorted(folder.glob("fold_*.safetensors"))}
+    """Write `model.json`."""
     partial = folder / ".partial-model.json"
-    content = {"format": _FORMAT, **asdict(spec), "weights_sha256": files}
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = json.dumps({"format": _FORMAT, **asdict(spec)}, indent=1)
+    partial.write_text(content + "\n", encoding="utf-8")
     partial.replace(folder / "model.json")
 
 
@@ -104,7 +118,24 @@ def load_spec(folder: Path) -> ModelSpec:
     Raises:
         UnreadableFileError: missing, damaged, or of another format.
     """
-    return _read_json(folder)[0]
+    path = folder / "model.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.pop("format") != _FORMAT:
+            raise ValueError("format of another version")
+        for name in ("strides", "kernels"):
+            found[name] = [tuple(row) for row in found[name]]
+        for name in ("patch_size", "spacing_mm"):
+            found[name] = tuple(found[name])
+        found["classes"] = {int(label): name for label, name in found["classes"].items()}
+        return ModelSpec(**found)
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UnreadableFileError(
+            "unreadable-model",
+            f"is no model folder ({error})",
+            "Name the `model` folder of a run",
+            path=path,
+        ) from error
 
 
 def load_model(
@@ -117,40 +148,29 @@ def load_model(
         ConfigError: a fold it does not have.
     """
     folder = Path(folder)
-    spec, hashes = _read_json(folder)
-    names = sorted(hashes) if folds is None else [_weights_path(folder, k).name for k in folds]
-    missing = [name for name in names if name not in hashes]
-    if missing or not names:
+    spec = load_spec(folder)
+    wanted = sorted(spec.folds) if folds is None else [str(fold) for fold in folds]
+    if not wanted or not set(wanted) <= set(spec.folds):
         raise ConfigError(
             "no-such-fold",
-            f"has weights {sorted(hashes)}, {missing or 'some'} were asked for",
+            f"has folds {sorted(spec.folds)}, {wanted or 'any'} were asked for",
             "Train that fold first",
             path=folder,
         )
-    networks = [_load_network(spec, folder / name, hashes[name]) for name in names]
+    networks = [
+        _load_network(spec, _weights_path(folder, int(fold)), spec.folds[fold]["weights_sha256"])
+        for fold in wanted
+    ]
     return Model(spec, [network.to(device).eval() for network in networks])
 
 
-def _read_json(folder: Path) -> tuple[ModelSpec, dict[str, str]]:
-    path = folder / "model.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found.pop("format") != _FORMAT:
-            raise ValueError("format of another version")
-        hashes = found.pop("weights_sha256")
-        for name in ("strides", "kernels"):
-            found[name] = [tuple(row) for row in found[name]]
-        for name in ("patch_size", "spacing_mm"):
-            found[name] = tuple(found[name])
-        found["classes"] = {int(label): name for label, name in found["classes"].items()}
-        return ModelSpec(**found), hashes
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UnreadableFileError(
-            "unreadable-model",
-            f"is no model folder ({error})",
-            "Name the `model` folder of a run",
-            path=path,
-        ) from error
+def _essence(spec: ModelSpec) -> dict[str, Any]:
+    """What two networks must share to be averaged."""
+    values = asdict(spec)
+    for name in ("fingerprint", "about", "folds", "keep_largest", "overlap", "mirror_axes"):
+        values.pop(name)
+    essence: dict[str, Any] = json.loads(json.dumps(values))
+    return essence
 
 
 def _load_network(spec: ModelSpec, path: Path, expected: str) -> nn.Module:

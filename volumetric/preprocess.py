@@ -57,10 +57,11 @@ def resample(
 
     Images are interpolated by separable cubic convolution (Keys 1981), widened when the grid
     becomes coarser so that nothing aliases; labels by the largest linear weight, which never
-    makes a new one. Returns float32 for images, the stored dtype for labels.
+    makes a new one. Returns float32 where it interpolates, else the stored dtype.
     """
     step = np.asarray(spacing, dtype=np.float64) / volume.spacing
-    shape = np.maximum(1, np.round(np.array(volume.shape) / step)).astype(int)
+    # Rounded up: the new grid covers the old one's border voxels, or they could not come back.
+    shape = np.maximum(1, np.ceil(np.array(volume.shape) / step - 0.01)).astype(int)
     # Outer edges stay centred: the half-voxel shift of align_corners=False, kept in the affine.
     offset = 0.5 * (np.array(volume.shape) - 1) - 0.5 * (shape - 1) * step
     depth, height, width = (int(n) for n in shape)
@@ -172,7 +173,7 @@ def labels_on_grid(logits: Volume, grid: Volume) -> Volume:
     """The most probable class of every voxel of another grid, uint8 (1, D, H, W).
 
     Where the grids differ by whole voxels, flips and axis order the classes are copied;
-    otherwise logits are interpolated linearly, a class at a time, and then compared, so that
+    otherwise logits are interpolated as images are, a class at a time, and then compared, so that
     the largest array held is one class on the grid. Outside the logits' field of view it is 0.
     """
     classes = logits.with_data(logits.data.argmax(0, keepdim=True).to(torch.uint8))

@@ -9,12 +9,26 @@ import nibabel as nib
 import numpy as np
 import torch
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataError
 from numpy.typing import NDArray
 
 from volumetric.errors import GeometryError, OutputError, UnreadableFileError, UnsupportedError
 from volumetric.volume import Affine, Volume
 
 _SUFFIXES = (".nii", ".nii.gz")
+
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+    ImageFileError,
+    HeaderDataError,
+    HeaderTypeError,
+    ImageDataError,
+)
 
 # torch lacks or barely supports the left ones: widen, never narrow.
 _WIDER = {"uint16": "int32", "uint32": "int64", "float16": "float32"}
@@ -42,14 +56,22 @@ def read_nifti(path: Path) -> Volume:
         image = nib.load(path)
         header = image.header
         _refuse_kind(path, image.shape, header.get_data_dtype())
+        units = header.get_xyzt_units()[0]
         data = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError) as error:
+    except _DAMAGE as error:
         raise UnreadableFileError(
             "unreadable-nifti",
             f"cannot be read as NIfTI ({error})",
             "Copy or export the file again",
             path=path,
         ) from error
+    if units in ("meter", "micron"):
+        raise UnsupportedError(
+            "odd-units",
+            f"states its spacing in units of a {units}",
+            "Convert it to mm, which all else here is in",
+            path=path,
+        )
     return Volume(_as_tensor(data, stored=header.get_data_dtype()), _affine(path, image))
 
 
