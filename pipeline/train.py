@@ -39,9 +39,6 @@ def train(run: Run, fold: int) -> None:
         settings = _settings(run)
         torch.manual_seed(settings.seed)
         network = build_network(spec).to(device)
-        if device.type == "cpu" and settings.compile:
-            # Faster on a CPU only when compiled: see README, Decisions.
-            network = network.to(memory_format=torch.channels_last_3d)
         key = _key(run, spec, settings, learned)
         rows = fit(
             network,
@@ -139,8 +136,6 @@ def _drawing(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch
         images, masks = augment(
             images, masks, generator, settings=augmentation, spacing=spec.spacing_mm
         )
-        if device.type == "cpu" and section.compile:
-            images = images.contiguous(memory_format=torch.channels_last_3d)
         return images, masks
 
     return draw
