@@ -224,7 +224,7 @@ def _open(folder: Path, fold: str | None) -> Any:
 
 def _finish(folder: Path, result: Path | None = None) -> None:
     """Print what was made; exit code 1 if cases were set apart on the way."""
-    from pipeline.run import read_json
+    from pipeline.files import read_json
 
     typer.echo(result or folder)
     entries = read_json(folder / "quarantine.json", default=[])

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pipeline.files import read_json, write_json
 from pipeline.predict import predicted_cases, prediction_path
 from pipeline.progress import Each, each_in_threads, one_core_each
-from pipeline.run import Run, forget, quarantine, read_json, record_time, write_json
+from pipeline.provenance import record_time
+from pipeline.run import Run, forget, quarantine
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import GeometryError, OutputError
@@ -27,7 +29,7 @@ def evaluate(run: Run, *, each: Each | None = None) -> None:
     """
     workers = run.config.prepare.workers
     each = each or each_in_threads(workers)
-    with record_time(run, "evaluate"), one_core_each(workers):
+    with record_time(run.folder, "evaluate"), one_core_each(workers):
         forget(run, "evaluate", run.cases)
         standing = predicted_cases(run, load_spec(run.model))
         cases = [case for case in standing if prediction_path(run, case).exists()]

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import lzma
 import re
-import stat
-import tarfile
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from gzip import BadGzipFile
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from tempfile import TemporaryDirectory
@@ -24,6 +18,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, HttpUrl, StringConstraints
 from pydantic import ValidationError as InvalidError
 
+from pipeline.archive import unpack
 from volumetric.cases import read_cases
 from volumetric.errors import DownloadError, ManifestError, OutputError, UnreadableFileError
 
@@ -33,16 +28,6 @@ _CHUNK_BYTES = 1 << 18
 _TIMEOUT_S = 30.0
 _WAITS_S = (1.0, 2.0, 4.0)  # between attempts that brought nothing new; then it gives up
 _TRY_LATER = (408, 425, 429)
-
-_BROKEN_ARCHIVE = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    BadGzipFile,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    RuntimeError,  # what zipfile raises for an encrypted member or an unknown compression
-)
 
 
 def ignore(done_bytes: int, total_bytes: int | None) -> None:
@@ -154,9 +139,6 @@ def _read_record(manifest: Path) -> _Record:
         ) from error
 
 
-# What is there
-
-
 def _missing(data: Path, cases: Path) -> list[str]:
     paths = [p for case in read_cases(cases, root=data) for p in (case.image, case.mask)]
     return [p.relative_to(data).as_posix() for p in paths if p is not None and not p.is_file()]
@@ -198,7 +180,21 @@ def _check_sum(path: Path, expected: str, *, remedy: str) -> None:
         )
 
 
-# The download
+def _unpack(archive: Path, data: Path, *, folder: str, cases: Path) -> None:
+    """Make `data` the archive's `folder`, whole or not at all."""
+    data.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=data.parent, prefix=".fetch-") as scratch:
+        unpack(archive, Path(scratch))
+        unpacked = Path(scratch, folder)
+        if missing := _missing(unpacked, cases):
+            raise DownloadError(
+                "incomplete-data",
+                f"lacks {len(missing)} of the files {cases.name} lists in folder {folder!r}, "
+                f"first {missing[0]}",
+                "Correct the manifest's archive.folder or its CSV",
+                path=archive,
+            )
+        unpacked.rename(data)
 
 
 class _InterruptedError(Exception):
@@ -299,77 +295,3 @@ def _chunks(reply: HTTPResponse) -> Iterator[bytes]:
             yield chunk
     except (OSError, HTTPException) as error:
         raise _InterruptedError(f"the connection failed: {error}", reached=True) from error
-
-
-# Unpacking
-
-
-def _unpack(archive: Path, data: Path, *, folder: str, cases: Path) -> None:
-    """Make `data` the archive's `folder`, whole or not at all."""
-    data.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=data.parent, prefix=".fetch-") as scratch:
-        try:
-            _extract(archive, Path(scratch))
-        except tarfile.FilterError as error:
-            raise _unsafe_member(error.tarinfo.name, archive) from error
-        except _BROKEN_ARCHIVE as error:
-            raise DownloadError(
-                "bad-archive",
-                f"cannot be unpacked ({error})",
-                "Name a .tar, .tar.gz or .zip archive in the manifest",
-                path=archive,
-            ) from error
-        unpacked = Path(scratch, folder)
-        if missing := _missing(unpacked, cases):
-            raise DownloadError(
-                "incomplete-data",
-                f"lacks {len(missing)} of the files {cases.name} lists in folder {folder!r}, "
-                f"first {missing[0]}",
-                "Correct the manifest's archive.folder or its CSV",
-                path=archive,
-            )
-        unpacked.rename(data)
-
-
-def _extract(archive: Path, into: Path) -> None:
-    # A tar may hold a zip at its end and so look like one; a zip never looks like a tar.
-    if not tarfile.is_tarfile(archive):
-        _extract_zip(archive, into)
-        return
-
-    def keep(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
-        _check_member(member.name, archive, is_link=member.issym() or member.islnk())
-        return None if _is_debris(member.name) else tarfile.data_filter(member, folder)
-
-    with tarfile.open(archive) as tar:
-        tar.extractall(into, filter=keep)
-
-
-def _extract_zip(archive: Path, into: Path) -> None:
-    with zipfile.ZipFile(archive) as file:
-        for member in file.infolist():
-            is_link = stat.S_ISLNK(member.external_attr >> 16)
-            _check_member(member.orig_filename, archive, is_link=is_link)
-            if not _is_debris(member.filename):
-                file.extract(member, into)
-
-
-def _check_member(name: str, archive: Path, *, is_link: bool) -> None:
-    path = PureWindowsPath(name)  # it knows the separators and drives of every system
-    if is_link or path.anchor or ".." in path.parts:
-        raise _unsafe_member(name, archive)
-
-
-def _unsafe_member(name: str, archive: Path) -> DownloadError:
-    return DownloadError(
-        "unsafe-archive",
-        f"its member {name!r} is a link, a device or leads outside the folder",
-        "Do not unpack it; ask its publisher for a clean one",
-        path=archive,
-    )
-
-
-def _is_debris(name: str) -> bool:
-    """Whether it is a resource fork that macOS adds beside each file."""
-    parts = PurePosixPath(name).parts
-    return "__MACOSX" in parts or (bool(parts) and parts[-1].startswith("._"))

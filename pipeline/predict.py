@@ -7,18 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.device import find_device
+from pipeline.files import hash_code, hash_values, read_json, write_json
 from pipeline.prepare import facts_key
 from pipeline.progress import each_in_threads
-from pipeline.run import (
-    Run,
-    forget,
-    hash_code,
-    hash_values,
-    quarantine,
-    read_json,
-    record_time,
-    write_json,
-)
+from pipeline.provenance import record_time
+from pipeline.run import Run, forget, quarantine
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import ManifestError
@@ -39,7 +32,7 @@ def predict(run: Run, fold: int) -> None:
         UnreadableFileError, ConfigError: the fold has not been trained.
     """
     device = find_device(run.config.device)
-    with record_time(run, f"predict fold {fold}"):
+    with record_time(run.folder, f"predict fold {fold}"):
         spec = load_spec(run.model)
         model = load_model(run.model, device=device, folds=[fold])
         cases = [case for case in run.cases if case.fold == fold]

@@ -9,30 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.files import hash_code, hash_files, hash_values, read_json, write_json
+from pipeline.plan import make_plan
 from pipeline.progress import Each, each_in_threads, one_core_each
-from pipeline.run import (
-    Run,
-    hash_code,
-    hash_files,
-    hash_values,
-    quarantine,
-    read_json,
-    record,
-    record_time,
-    write_json,
-)
+from pipeline.provenance import record, record_time
+from pipeline.run import Run, quarantine
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import ConfigError, ManifestError, OutputError, UnreadableFileError
+from volumetric.errors import ManifestError, OutputError, UnreadableFileError
 from volumetric.fingerprint import CaseFacts, measure_case, sum_up
 from volumetric.io.prepared import open_prepared, write_prepared
-from volumetric.plan import (
-    choose_batch,
-    choose_features,
-    choose_intensity,
-    choose_patch,
-    choose_spacing,
-)
 from volumetric.preprocess import prepare as prepare_volume
 from volumetric.volume import Volume
 
@@ -55,10 +41,10 @@ def prepare(run: Run, *, each: Each | None = None) -> None:
     workers = run.config.prepare.workers
     each = each or each_in_threads(workers)
     read = _reader(run)
-    with record_time(run, "prepare"), one_core_each(workers):
+    with record_time(run.folder, "prepare"), one_core_each(workers):
         write_json(run.folder / "quarantine.json", [])
         _collect(run, each(lambda case: _measure(run, case, read), run.cases, "measure"))
-        choose_plan(run)
+        _choose(run)
         cases = run.usable_cases()
         _collect(run, each(lambda case: _prepare_case(run, case, read), cases, "prepare"))
 
@@ -108,7 +94,7 @@ def facts_key(run: Run, case: Case) -> str | None:
     return key
 
 
-def choose_plan(run: Run) -> None:
+def _choose(run: Run) -> None:
     """Write fingerprint.json and plan.json: every choice with its reason."""
     cases = run.usable_cases()
     if not cases:
@@ -125,8 +111,13 @@ def choose_plan(run: Run) -> None:
     )
     write_json(run.folder / "fingerprint.json", fingerprint)
     keys = {case.id: read_json(_facts_path(run, case))["key"] for case in cases}
-    record(run, data_sha256=hash_values(keys))
-    write_json(run.folder / "plan.json", _plan(run, fingerprint))
+    record(run.folder, data_sha256=hash_values(keys))
+    write_json(run.folder / "plan.json", make_plan(run, fingerprint))
+
+
+def _first_reason(run: Run) -> str:
+    first = read_json(run.folder / "quarantine.json")[0]
+    return f"{first['path']}: {first['reason']}"
 
 
 def _prepare_case(run: Run, case: Case, read: Read) -> None:
@@ -156,79 +147,6 @@ def _collect(run: Run, outcomes: Iterator[Any]) -> None:
     for case, error in outcomes:
         if error is not None:
             quarantine(run, "prepare", case, error)
-
-
-def _first_reason(run: Run) -> str:
-    first = read_json(run.folder / "quarantine.json")[0]
-    return f"{first['path']}: {first['reason']}"
-
-
-def _plan(run: Run, fingerprint: dict[str, Any]) -> dict[str, Any]:
-    config = run.config
-    values: dict[str, Any] = {}
-    why: dict[str, str] = {}
-    values["spacing_mm"], why["spacing_mm"] = choose_spacing(fingerprint)
-    if config.prepare.spacing_mm is not None:
-        values["spacing_mm"], why["spacing_mm"] = (
-            config.prepare.spacing_mm,
-            "set in the configuration",
-        )
-    values["intensity"], why["intensity"] = choose_intensity(fingerprint)
-    if config.prepare.intensity not in (None, values["intensity"]["kind"]):
-        modality = "CT" if config.prepare.intensity == "window" else "other"
-        values["intensity"], _ = choose_intensity({**fingerprint, "modality": modality})
-        why["intensity"] = "set in the configuration"
-    scale = np.array(fingerprint["spacing_mm"]["median"]) / values["spacing_mm"]
-    shape = np.array(fingerprint["shape"]["median"]) * scale
-    model = config.model
-    patch, strides, kernels = choose_patch(
-        shape, values["spacing_mm"], budget_voxels=model.budget_voxels, max_stages=model.max_stages
-    )
-    why["patch_size"] = (
-        f"median shape {np.round(shape).astype(int).tolist()} at that spacing, within a budget of "
-        f"{model.budget_voxels:,} voxels, divisible by the strides"
-    )
-    if model.patch_size is not None:
-        patch, strides, kernels = _own_patch(run, model.patch_size, values["spacing_mm"])
-        why["patch_size"] = "set in the configuration"
-    batch = choose_batch(
-        patch,
-        budget_voxels=model.budget_voxels,
-        total_voxels=int(fingerprint["voxels"] * scale.prod()),
-    )
-    values |= {
-        "patch_size": patch,
-        "batch_size": config.train.batch_size or batch,
-        "features": choose_features(
-            len(strides), base=model.base_features, largest=model.max_features
-        ),
-        "strides": strides,
-        "kernels": kernels,
-    }
-    why |= {
-        "batch_size": "set in the configuration"
-        if config.train.batch_size
-        else "what the budget holds, at most 5 % of the data set's voxels, at least 2",
-        "features": f"doubled from {model.base_features} a stage, at most {model.max_features}",
-        "strides": "axes are halved while they keep at least 4 voxels, the finest spacing first",
-        "kernels": "3 where the spacing is within twice the finest, else 1",
-    }
-    return {"values": values, "why": why}
-
-
-def _own_patch(run: Run, patch: tuple[int, int, int], spacing: tuple[float, float, float]) -> Any:
-    n_voxels = int(np.prod(patch))
-    found, strides, kernels = choose_patch(
-        patch, spacing, budget_voxels=2 * n_voxels, max_stages=run.config.model.max_stages
-    )
-    if found != tuple(patch):
-        raise ConfigError(
-            "bad-patch-size",
-            f"model.patch_size {list(patch)} is not divisible by the network's strides",
-            f"Use {list(found)}, or lower model.max_stages",
-            path=run.folder / "config.yaml",
-        )
-    return found, strides, kernels
 
 
 def _foreground(mask: Volume, labels: list[int]) -> dict[int, torch.Tensor]:

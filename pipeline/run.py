@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig, dump_config, load_config, parse_config
+from pipeline.files import read_json, write_json
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
+from pipeline.provenance import write_provenance
 from volumetric.cases import Case, group_folds
 from volumetric.errors import ConfigError, OutputError, VolumetricError
-
-_PACKAGES = (
-    "volumetric",
-    "torch",
-    "monai",
-    "lightning-fabric",
-    "prefect",
-    "nibabel",
-    "pydicom",
-    "numpy",
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +116,12 @@ def create_run(config: RunConfig, folder: Path) -> Run:
             "Choose another folder with --out",
             path=folder,
         ) from error
-    write_json(folder / "provenance.json", _provenance(run))
+    write_provenance(
+        folder,
+        run.config,
+        data_set=run.data_set.name,
+        manifest=[run.manifest, run.manifest.parent / run.data_set.cases],
+    )
     return run
 
 
@@ -212,139 +197,3 @@ def forget(run: Run, stage: str, cases: Sequence[Case]) -> None:
     again = {case.id for case in cases}
     entries = read_json(path, default=[])
     write_json(path, [e for e in entries if e["id"] not in again or e["stage"] != stage])
-
-
-@contextmanager
-def record_time(run: Run, stage: str) -> Iterator[None]:
-    """Note in provenance.json how long a stage took."""
-    started = time.monotonic()
-    yield
-    provenance = read_json(run.folder / "provenance.json", default={})
-    seconds = dict(provenance.get("seconds", {}))
-    # Summed over repetitions: what the stage has cost, not what its last, perhaps idle, one did.
-    seconds[stage] = round(seconds.get(stage, 0) + time.monotonic() - started, 2)
-    record(run, finished=_now(), commit=_commit(), seconds=seconds)
-
-
-def record(run: Run, **facts: Any) -> None:
-    """Note facts in provenance.json."""
-    path = run.folder / "provenance.json"
-    write_json(path, {**read_json(path, default={}), **facts})
-
-
-def read_json(path: Path, *, default: Any = None) -> Any:
-    """A file's JSON, or the default where there is no file.
-
-    Raises:
-        OutputError: no file and no default: the stage that makes it has not run.
-    """
-    if not path.exists():
-        if default is None:
-            raise OutputError(
-                "stage-missing",
-                "has not been made yet",
-                "Run the earlier stages first: prepare, train, predict, evaluate, report",
-                path=path,
-            )
-        return default
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise OutputError(
-            "damaged", f"is no JSON ({error})", "Remove it and run its stage again", path=path
-        ) from error
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, whole or not at all."""
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def hash_values(*values: Any) -> str:
-    """One short hash of plain values: equal values, equal hash."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def hash_files(paths: Sequence[Path | None]) -> str:
-    """SHA-256 of files' bytes, in order."""
-    digest = hashlib.sha256()
-    for path in paths:
-        for file in [] if path is None else _files(path):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-
-
-@cache
-def hash_code(*modules: str) -> str:
-    """Hash of the source of some of the library's modules: other code, other results."""
-    library = Path(__file__).parents[1] / "volumetric"
-    files = [file for name in modules for file in [library / f"{name}.py"] if file.exists()]
-    files += [file for name in modules for file in sorted((library / name).rglob("*.py"))]
-    return hash_files(files)
-
-
-def _provenance(run: Run) -> Mapping[str, Any]:
-    config = dump_config(run.config)
-    earlier = read_json(run.folder / "provenance.json", default={})
-    return {
-        "command": shlex.join(["volumetric", *sys.argv[1:]]),
-        "started": earlier.get("started", _now()),
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "host": {"system": platform.platform(), "processor": _processor(), "cores": os.cpu_count()},
-        "seed": run.config.seed,
-        "manifest": {
-            "name": run.data_set.name,
-            "sha256": hash_files([run.manifest, run.manifest.parent / run.data_set.cases]),
-        },
-        "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
-        **{name: earlier[name] for name in ("data_sha256", "device", "seconds") if name in earlier},
-    }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _commit() -> str | None:
-    """Commit of the code, with a + where files differ from it; None outside a checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = _git(here, "rev-parse", "--short=12", "HEAD")
-        return commit + ("+" if _git(here, "status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(folder: Path, *words: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor()

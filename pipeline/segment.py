@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.device import find_device
+from pipeline.files import write_json
 from pipeline.progress import each_in_threads
-from pipeline.run import write_json
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import ManifestError, OutputError

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from pipeline.device import describe_device, find_device
+from pipeline.files import hash_code, hash_values, read_json
 from pipeline.progress import track
-from pipeline.run import Run, hash_code, hash_values, read_json, record, record_time
+from pipeline.provenance import record, record_time
+from pipeline.run import Run
 from volumetric.augment import Augmentation, augment
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
 from volumetric.errors import ManifestError
@@ -32,8 +34,8 @@ def train(run: Run, fold: int) -> None:
         DeviceError: the device is not there.
     """
     device = find_device(run.config.device)
-    with record_time(run, f"train fold {fold}"):
-        record(run, device=describe_device(device))
+    with record_time(run.folder, f"train fold {fold}"):
+        record(run.folder, device=describe_device(device))
         spec = _spec(run)
         learned, held_out = _split(run, fold)
         settings = _settings(run)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.run import create_run, read_json
+from pipeline.files import read_json
+from pipeline.run import create_run
 
 pytestmark = [
     pytest.mark.slow,

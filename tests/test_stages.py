@@ -16,9 +16,10 @@ import torch
 
 from pipeline.config import RunConfig, parse_config
 from pipeline.evaluate import evaluate
+from pipeline.files import read_json
 from pipeline.predict import postprocess, predict
 from pipeline.prepare import prepare
-from pipeline.run import Run, create_run, open_run, read_json
+from pipeline.run import Run, create_run, open_run
 from pipeline.segment import segment
 from pipeline.train import train
 from tests.conftest import quick_config, write_blobs
