@@ -394,3 +394,20 @@ def test_provenance_says_what_was_run(finished: Run) -> None:
     assert provenance["versions"]["torch"] == torch.__version__.split("+")[0]
     assert len(provenance["manifest"]["sha256"]) == 64
     assert provenance["started"] <= provenance["finished"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_takes_the_same_way(blob_config: RunConfig, tmp_path: Path, compiled: bool) -> None:
+    fast = {"precision": "bf16-mixed", "compile": compiled, "epochs": 4}
+    values = {**_with(blob_config, train=fast).model_dump(mode="json"), "device": "cuda"}
+    run = create_run(parse_config(values, path="gpu"), tmp_path / "gpu")
+    prepare(run)
+    train(run, 0)
+    train(run, 0)  # resumes a finished run, compiled or not
+    predict(run, 0)
+    postprocess(run)
+    evaluate(run)
+    results = read_json(run.folder / "results.json")
+    assert results["metrics"]["dice"]["mean"]["mean"] > 0.5
+    assert read_json(run.folder / "provenance.json")["device"].startswith("cuda")

@@ -101,7 +101,7 @@ def fit(
         key: what the run depends on; another key starts anew.
 
     Raises:
-        TrainingError: the loss is not finite any more.
+        TrainingError: the loss is not finite any more, or the network cannot be compiled here.
     """
     device = next(network.parameters()).device
     devices = [device.index or 0] if device.type == "cuda" else 1

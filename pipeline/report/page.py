@@ -121,6 +121,7 @@ def _context(
         "facts": _facts(record, ordered),
         "notes": [str(note) for note in results.get("notes", [])],
         "n_apart": n_apart,
+        "confidence": f"{100 * results.get('confidence', 0.95):g} %",
         "summary": _summary(results, metrics, names),
         "meanings": _meanings(results, metrics),
         "strips": strip_plots(results, ordered, names, links),

@@ -68,7 +68,7 @@ def number(value: object, metric: str, *, reason: str | None = None) -> Markup:
 
 
 def interval(summary: Mapping[str, Any], metric: str) -> Markup:
-    """The 95 % interval of a mean, or why there is none."""
+    """The interval of a mean, or why there is none."""
     low, high = known(summary.get("ci_low")), known(summary.get("ci_high"))
     if low is None or high is None:
         why = summary.get("reason") or "no interval"

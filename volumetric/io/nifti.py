@@ -113,7 +113,7 @@ def _refuse_kind(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
         raise UnsupportedError(
             "four-dimensional",
             f"has shape {shape}: time points or channels beside the three axes",
-            "Split it and choose one volume, e.g. with `nib-split` or fslsplit",
+            "Split it into files of three axes, e.g. with fslsplit, and choose one",
             path=path,
         )
     if dtype.name not in _KEPT | set(_WIDER):
