@@ -75,8 +75,8 @@ def test_fingerprint_holds_what_was_put_in() -> None:
         "percentile_10": [2, 1, 1],
     }
     foreground = np.arange(201, 240)
-    assert found["intensity"][0]["mean"] == pytest.approx(foreground.mean())
-    assert found["intensity"][0]["max"] == 239
+    assert found["intensity"]["mean"] == pytest.approx(foreground.mean())
+    assert found["intensity"]["max"] == 239
     assert found["class_volume_ml"]["a"] == {
         "median": pytest.approx(39 * 2 / 1000),
         "min": pytest.approx(39 * 2 / 1000),
@@ -94,8 +94,8 @@ def test_cases_without_a_mask_do_not_blur_the_foreground() -> None:
     everything = sum_up(facts, modality="CT", classes=names)
     facts.append(measure_case("full", image, mask, classes=names))
     both = sum_up(facts, modality="CT", classes=names)
-    assert everything["intensity"][0]["min"] == 0
-    assert both["intensity"][0]["min"] == 201
+    assert everything["intensity"]["min"] == 0
+    assert both["intensity"]["min"] == 201
     assert both["class_volume_ml"]["a"]["n_cases"] == 1
 
 

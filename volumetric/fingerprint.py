@@ -63,8 +63,8 @@ def sum_up(
     Intensities are those of labelled voxels, unless no case has a mask.
 
     Keys: n_cases, modality, n_channels, shape and spacing_mm (median, min, max along D, H, W),
-    anisotropy, voxels (sum over cases), intensity (a channel: mean, std, percentiles, of the
-    foreground), class_volume_ml (median, min, max, n_cases in which the class occurs).
+    anisotropy, voxels (sum over cases), intensity (of the first channel: mean, std, percentiles
+    of the foreground), class_volume_ml (median, min, max, n_cases in which the class occurs).
     """
     shapes = np.array([fact.shape for fact in facts])
     spacings = np.array([fact.spacing_mm for fact in facts])
@@ -79,10 +79,7 @@ def sum_up(
         | {"percentile_10": _rounded(np.percentile(spacings, 10, axis=0))},
         "anisotropy": _rounded(np.median(spread)),
         "voxels": int(shapes.prod(1).sum()),
-        "intensity": [
-            _intensity(np.concatenate([fact.intensities[channel] for fact in labelled]))
-            for channel in range(len(facts[0].intensities))
-        ],
+        "intensity": _intensity(np.concatenate([fact.intensities[0] for fact in labelled])),
         "class_volume_ml": {
             name: _class_volume([fact.volume_ml[name] for fact in facts if name in fact.volume_ml])
             for name in classes.values()

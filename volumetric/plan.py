@@ -42,7 +42,7 @@ def choose_intensity(fingerprint: Mapping[str, Any]) -> tuple[dict[str, Any], st
         return {
             "kind": "zscore"
         }, f"{kind} has no absolute scale: each image by its own mean and spread"
-    found = fingerprint["intensity"][0]
+    found = fingerprint["intensity"]
     return (
         {
             "kind": "window",

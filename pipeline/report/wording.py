@@ -38,6 +38,8 @@ def scalar_text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
+        if not value:
+            return "none"
         sized = len(value) == 3 and all(known(part) is not None for part in value)
         joint = " \N{MULTIPLICATION SIGN} " if sized else ", "
         return joint.join(scalar_text(part) for part in value)
