@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipeline import evaluate, predict, prepare, train
+from pipeline import evaluate, postprocess, predict, prepare, train
 from pipeline.progress import Outcome, attempt, track
 from pipeline.report import write_report
 from pipeline.run import open_run
@@ -61,7 +61,8 @@ def _result_of(future: PrefectFuture[None]) -> Callable[[Case], None]:
 
 def _worth_retrying(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:
     """A typed refusal stays one; a network drive or a full GPU may do better next time."""
-    return not isinstance(state.result(raise_on_failure=False), VolumetricError)
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, VolumetricError) or error.code == "out-of-memory"
 
 
 @task(task_run_name="train fold {fold}", retries=1, retry_condition_fn=_worth_retrying)
@@ -80,7 +81,7 @@ def predict_fold(folder: Path, fold: int) -> None:
 def evaluate_run(folder: Path) -> None:
     """Postprocess where it helps, and score."""
     run = open_run(folder)
-    predict.postprocess(run)
+    postprocess.postprocess(run)
     evaluate.evaluate(run)
 
 

@@ -87,7 +87,7 @@ def train(run: RunFolder, fold: Fold = None) -> None:
 @app.command()
 def predict(run: RunFolder, fold: Fold = None) -> None:
     """Predict the held-out cases on their own grids."""
-    from pipeline.predict import postprocess
+    from pipeline.postprocess import postprocess
     from pipeline.predict import predict as stage
 
     opened = _open(run, fold)

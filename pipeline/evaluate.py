@@ -18,7 +18,6 @@ from volumetric.errors import GeometryError, OutputError
 from volumetric.io import read_volume
 from volumetric.metrics.segmentation import CaseScores, score_masks
 from volumetric.metrics.statistics import bootstrap_mean
-from volumetric.model import load_spec
 
 
 def evaluate(run: Run, *, each: Each | None = None) -> None:
@@ -31,12 +30,13 @@ def evaluate(run: Run, *, each: Each | None = None) -> None:
     each = each or each_in_threads(workers)
     with record_time(run.folder, "evaluate"), one_core_each(workers):
         forget(run, "evaluate", run.cases)
-        standing = predicted_cases(run, load_spec(run.model))
-        cases = [case for case in standing if prediction_path(run, case).exists()]
-        if not cases:
+        predicted = predicted_cases(run)
+        apart = {case.id for case in predicted} - {case.id for case in run.usable_cases()}
+        cases = [case for case in predicted if case.id not in apart]
+        if not cases or not all(prediction_path(run, case).exists() for case in cases):
             raise OutputError(
                 "stage-missing",
-                "holds no prediction",
+                "holds no prediction, or lacks some of those that were begun",
                 "Run `volumetric predict` first",
                 path=run.predictions,
             )

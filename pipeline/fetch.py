@@ -8,17 +8,17 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Annotated
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, HttpUrl, StringConstraints
+from pydantic import BaseModel, ConfigDict
 from pydantic import ValidationError as InvalidError
 
 from pipeline.archive import unpack
+from pipeline.manifest import Archive
 from volumetric.cases import read_cases
 from volumetric.errors import DownloadError, ManifestError, OutputError, UnreadableFileError
 
@@ -93,28 +93,13 @@ def fetch(
     return data
 
 
-def _inner(folder: str) -> str:
-    path = PureWindowsPath(folder)  # it knows the separators of every system
-    if not path.parts or path.anchor or ".." in path.parts:
-        raise ValueError("must name a folder inside the archive")
-    return folder
-
-
-class _Archive(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    url: HttpUrl
-    md5: Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{32}$")]
-    folder: Annotated[str, AfterValidator(_inner)]
-
-
 class _Record(BaseModel):
     """The part of a manifest's YAML that fetching needs; the rest is the loader's to judge."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     cases: str
-    archive: _Archive | None = None
+    archive: Archive | None = None
 
 
 def _read_record(manifest: Path) -> _Record:
@@ -154,7 +139,7 @@ def _check_complete(data: Path, cases: Path, *, remedy: str) -> None:
         )
 
 
-def _find_data(source: Path, cases: Path, archive: _Archive | None) -> Path:
+def _find_data(source: Path, cases: Path, archive: Archive | None) -> Path:
     """`source`, or the archive's folder inside it: whichever holds every file."""
     if archive is not None and not _missing(source / archive.folder, cases):
         return source / archive.folder
@@ -205,7 +190,7 @@ class _InterruptedError(Exception):
         self.reached = reached
 
 
-def _download(archive: _Archive, part: Path, progress: Callable[[int, int | None], None]) -> None:
+def _download(archive: Archive, part: Path, progress: Callable[[int, int | None], None]) -> None:
     """Make `part` the archive, whatever an earlier attempt left of it."""
     if part.exists() and _md5(part) == archive.md5:
         return  # only the unpacking failed last time

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    StringConstraints,
+    ValidationError,
+)
 
 from volumetric.cases import Case, read_cases
 from volumetric.errors import ManifestError
@@ -14,14 +22,21 @@ from volumetric.errors import ManifestError
 _SHIPPED = Path(__file__).parents[1] / "data_manifests"
 
 
+def _inner(folder: str) -> str:
+    path = PureWindowsPath(folder)  # it knows the separators of every system
+    if not path.parts or path.anchor or ".." in path.parts:
+        raise ValueError("must name a folder inside the archive")
+    return folder
+
+
 class Archive(BaseModel):
     """Where the data set is published."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: str
-    md5: str
-    folder: str
+    url: HttpUrl
+    md5: Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{32}$")]
+    folder: Annotated[str, AfterValidator(_inner)]
     """Folder inside the archive that paths are relative to."""
 
 

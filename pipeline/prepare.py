@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.files import hash_code, hash_files, hash_values, read_json, write_json
+from pipeline.files import hash_values, read_json, write_json
+from pipeline.keys import case_key, facts_key, prepared_key
 from pipeline.plan import make_plan
 from pipeline.progress import Each, each_in_threads, one_core_each
 from pipeline.provenance import record, record_time
-from pipeline.run import Run, quarantine
+from pipeline.run import Run, forget, quarantine
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import ManifestError, OutputError, UnreadableFileError
+from volumetric.errors import ManifestError, UnreadableFileError
 from volumetric.fingerprint import CaseFacts, measure_case, sum_up
 from volumetric.io.prepared import open_prepared, write_prepared
 from volumetric.preprocess import prepare as prepare_volume
@@ -24,7 +25,6 @@ from volumetric.volume import Volume
 
 Read = Callable[[Case], tuple[Volume, Volume | None]]
 
-_CODE = ("volume", "check", "io", "preprocess", "interpolate", "fingerprint")
 _KEEP_BYTES = 1_000_000_000
 _INDEX_VOXELS = 10_000  # foreground voxels a class kept for drawing patches
 
@@ -42,25 +42,23 @@ def prepare(run: Run, *, each: Each | None = None) -> None:
     each = each or each_in_threads(workers)
     read = _reader(run)
     with record_time(run.folder, "prepare"), one_core_each(workers):
-        write_json(run.folder / "quarantine.json", [])
+        forget(run, "prepare", run.cases)
         _collect(run, each(lambda case: _measure(run, case, read), run.cases, "measure"))
         _choose(run)
-        cases = run.usable_cases()
+        cases = run.usable_cases("prepare")
         _collect(run, each(lambda case: _prepare_case(run, case, read), cases, "prepare"))
 
 
 def _reader(run: Run) -> Read:
     """Reads and checks a case; what fits in a gigabyte is kept for the second time it is asked."""
     kept: dict[str, tuple[Volume, Volume | None]] = {}
-    room = _KEEP_BYTES
 
     def read(case: Case) -> tuple[Volume, Volume | None]:
-        nonlocal room
         if case.id in kept:
             return kept.pop(case.id)
         image, mask = read_case(case, classes=run.data_set.classes)
-        room -= image.data.nbytes + (0 if mask is None else mask.data.nbytes)
-        if room >= 0:
+        held = sum(one.data.nbytes for pair in list(kept.values()) for one in pair if one)
+        if held + image.data.nbytes < _KEEP_BYTES:
             kept[case.id] = (image, mask)
         return image, mask
 
@@ -69,7 +67,7 @@ def _reader(run: Run) -> Read:
 
 def _measure(run: Run, case: Case, read: Read) -> None:
     """Read and check one case, and write its facts."""
-    key = _case_key(run, case)
+    key = case_key(run, case)
     if facts_key(run, case) == key:
         return
     image, mask = read(case)
@@ -82,21 +80,12 @@ def _measure(run: Run, case: Case, read: Read) -> None:
         "intensities": facts.intensities.tolist(),
     }
     run.prepared.mkdir(parents=True, exist_ok=True)
-    write_json(_facts_path(run, case), content)
-
-
-def facts_key(run: Run, case: Case) -> str | None:
-    """What the facts of a case were measured from; None where they are missing or damaged."""
-    try:
-        key: str = read_json(_facts_path(run, case))["key"]
-    except (OutputError, KeyError, TypeError):
-        return None
-    return key
+    write_json(run.facts(case), content)
 
 
 def _choose(run: Run) -> None:
     """Write fingerprint.json and plan.json: every choice with its reason."""
-    cases = run.usable_cases()
+    cases = run.usable_cases("prepare")
     if not cases:
         raise ManifestError(
             "no-usable-case",
@@ -110,9 +99,14 @@ def _choose(run: Run) -> None:
         classes=run.data_set.classes,
     )
     write_json(run.folder / "fingerprint.json", fingerprint)
-    keys = {case.id: read_json(_facts_path(run, case))["key"] for case in cases}
-    record(run.folder, data_sha256=hash_values(keys))
-    write_json(run.folder / "plan.json", make_plan(run, fingerprint))
+    record(run.folder, data_sha256=hash_values({c.id: facts_key(run, c) for c in cases}))
+    plan = make_plan(run, fingerprint)
+    # What `postprocess` decided stands until it decides anew.
+    earlier = read_json(run.folder / "plan.json", default={})
+    for part in ("values", "why"):
+        if "keep_largest" in earlier.get(part, {}):
+            plan[part]["keep_largest"] = earlier[part]["keep_largest"]
+    write_json(run.folder / "plan.json", plan)
 
 
 def _first_reason(run: Run) -> str:
@@ -123,9 +117,9 @@ def _first_reason(run: Run) -> str:
 def _prepare_case(run: Run, case: Case, read: Read) -> None:
     """Write one case as network input."""
     plan = read_json(run.folder / "plan.json")["values"]
-    key = hash_values(_case_key(run, case), plan["spacing_mm"], plan["intensity"])
+    key = prepared_key(run, case)
     path = run.prepared / f"{case.id}.safetensors"
-    if _prepared_key(path) == key:
+    if _standing_key(path) == key:
         return
     source, source_mask = read(case)
     image, mask = prepare_volume(
@@ -135,7 +129,7 @@ def _prepare_case(run: Run, case: Case, read: Read) -> None:
     write_prepared(path, image, mask, foreground=index, facts={"key": key, "id": case.id})
 
 
-def _prepared_key(path: Path) -> str | None:
+def _standing_key(path: Path) -> str | None:
     try:
         key: str = open_prepared(path).facts["key"]
     except UnreadableFileError:
@@ -160,7 +154,7 @@ def _foreground(mask: Volume, labels: list[int]) -> dict[int, torch.Tensor]:
 
 
 def _read_facts(run: Run, case: Case) -> CaseFacts:
-    found = read_json(_facts_path(run, case))
+    found = read_json(run.facts(case))
     return CaseFacts(
         case.id,
         tuple(found["shape"]),
@@ -168,24 +162,3 @@ def _read_facts(run: Run, case: Case) -> CaseFacts:
         np.array(found["intensities"], dtype=np.float32),
         found["volume_ml"],
     )
-
-
-def _facts_path(run: Run, case: Case) -> Path:
-    return run.prepared / f"{case.id}.json"
-
-
-def _case_key(run: Run, case: Case) -> str:
-    """Equal for equal bytes, classes and code."""
-    _refuse_missing(case)
-    return hash_values(hash_files([case.image, case.mask]), run.data_set.classes, hash_code(*_CODE))
-
-
-def _refuse_missing(case: Case) -> None:
-    for path in (case.image, case.mask):
-        if path is not None and not path.exists():
-            raise UnreadableFileError(
-                "missing-file",
-                "does not exist",
-                "Check the manifest's path, and --root",
-                path=path,
-            )

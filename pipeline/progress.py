@@ -90,7 +90,11 @@ def attempt(do: Callable[[Case], None], case: Case) -> VolumetricError | None:
         do(case)
     except VolumetricError as error:
         return error
+    except MemoryError:
+        return _too_large(case)
     except Exception as error:  # one bad case must not end a long run; the traceback is logged
+        if type(error).__name__ == "OutOfMemoryError":  # torch's; not imported for a name
+            return _too_large(case)
         _LOG.exception("case %s", case.id)
         return VolumetricError(
             "internal-error",
@@ -99,6 +103,15 @@ def attempt(do: Callable[[Case], None], case: Case) -> VolumetricError | None:
             path=case.image,
         )
     return None
+
+
+def _too_large(case: Case) -> VolumetricError:
+    return VolumetricError(
+        "out-of-memory",
+        "does not fit into memory",
+        "Free memory, use --device cpu, or a machine with more",
+        path=case.image,
+    )
 
 
 class _Pace:

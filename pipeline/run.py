@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig, dump_config, load_config, parse_config
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, write_json, write_text
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
 from pipeline.provenance import write_provenance
 from volumetric.cases import Case, group_folds
@@ -27,6 +27,10 @@ class Run:
     def prepared(self) -> Path:
         """Prepared cases, `<case>.safetensors`."""
         return self.folder / "prepared"
+
+    def facts(self, case: Case) -> Path:
+        """What was measured of a case."""
+        return self.prepared / f"{case.id}.json"
 
     @property
     def model(self) -> Path:
@@ -59,7 +63,7 @@ class Run:
         if any(case.fold is not None for case in cases):
             return cases
         subjects = [case.subject for case in cases]
-        folds = group_folds(subjects, n_folds=min(5, len(set(subjects))))
+        folds = group_folds(subjects, n_folds=max(2, min(5, len(set(subjects)))))
         return [replace(case, fold=fold) for case, fold in zip(cases, folds, strict=True)]
 
     def usable_cases(self, *stages: str) -> list[Case]:
@@ -108,7 +112,7 @@ def create_run(config: RunConfig, folder: Path) -> Run:
     _refuse_other(run)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump_config(run.config), encoding="utf-8")
+        write_text(folder / "config.yaml", dump_config(run.config))
     except OSError as error:
         raise OutputError(
             "unwritable",
@@ -160,10 +164,11 @@ def _refuse_other(run: Run) -> None:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    values = config.model_dump(mode="json")
+    """What makes a run another one; the rest may change, and the keys see to it."""
+    values = config.model_dump(mode="json", exclude={"device", "predict", "evaluate"})
     for name in ("fold", "root"):
         values["data"].pop(name)
-    values.pop("device")
+    values["prepare"].pop("workers")
     return values
 
 

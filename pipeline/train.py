@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +10,15 @@ import torch
 from torch import nn
 
 from pipeline.device import describe_device, find_device
-from pipeline.files import hash_code, hash_values, read_json
+from pipeline.files import read_json
+from pipeline.keys import prepared_key, training_key
 from pipeline.progress import track
 from pipeline.provenance import record, record_time
 from pipeline.run import Run
 from volumetric.augment import Augmentation, augment
+from volumetric.cases import Case
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
-from volumetric.errors import ManifestError
+from volumetric.errors import ManifestError, OutputError
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.learning import Training, fit
 from volumetric.model import ModelSpec, build_network, save_fold
@@ -32,6 +33,7 @@ def train(run: Run, fold: int) -> None:
         ManifestError: no case with a mask is left to learn from.
         TrainingError: the loss is not finite any more.
         DeviceError: the device is not there.
+        OutputError: a case has not been prepared for the present plan.
     """
     device = find_device(run.config.device)
     with record_time(run.folder, f"train fold {fold}"):
@@ -41,7 +43,7 @@ def train(run: Run, fold: int) -> None:
         settings = _settings(run)
         torch.manual_seed(settings.seed)
         network = build_network(spec).to(device)
-        key = _key(run, spec, settings, learned)
+        key = training_key(run, fold)
         rows = fit(
             network,
             _drawing(run, spec, learned, device),
@@ -56,17 +58,7 @@ def train(run: Run, fold: int) -> None:
         )
         for _ in shown:
             pass
-        subjects = {case.subject for case in run.labelled_cases() if case.fold != fold}
-        save_fold(run.model, fold, network, spec=spec, learned=subjects)
-
-
-def _key(run: Run, spec: ModelSpec, settings: Training, learned: Sequence[Prepared]) -> str:
-    """Equal for equal data, network, settings and code; what only describes them is left out."""
-    network = replace(spec, about={}, fingerprint={}, overlap=0.0, mirror_axes=())
-    code = hash_code("augment", "dataset", "learning", "losses", "models")
-    return hash_values(
-        network, settings, run.config.train, code, [case.facts["key"] for case in learned]
-    )
+        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
 
 
 def _spec(run: Run) -> ModelSpec:
@@ -115,8 +107,17 @@ def _split(run: Run, fold: int) -> tuple[list[Prepared], list[Prepared]]:
     return _open(run, learned), _open(run, held_out)
 
 
-def _open(run: Run, cases: Sequence[Any]) -> list[Prepared]:
-    return [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
+def _open(run: Run, cases: Sequence[Case]) -> list[Prepared]:
+    prepared = [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
+    for case, found in zip(cases, prepared, strict=True):
+        if found.facts["key"] != prepared_key(run, case):
+            raise OutputError(
+                "stale-prepared",
+                "was prepared for another plan, or from other bytes",
+                "Run `volumetric prepare` to its end first",
+                path=found.path,
+            )
+    return prepared
 
 
 def _drawing(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device) -> Any:

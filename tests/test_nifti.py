@@ -162,6 +162,15 @@ def test_metres_are_no_millimetres(tmp_path: Path) -> None:
         read_volume(tmp_path / "a.nii")
 
 
+@pytest.mark.parametrize("code", [0, 2, 4, 7, 64, 130])
+def test_an_odd_time_unit_is_no_fault(tmp_path: Path, code: int) -> None:
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    image.header["xyzt_units"] = code
+    nib.save(image, tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii").spacing == (1, 1, 1)
+
+
 def test_writing_where_one_cannot(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     volume = Volume(torch.zeros(1, 2, 2, 2), np.eye(4))

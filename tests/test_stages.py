@@ -17,7 +17,8 @@ import torch
 from pipeline.config import RunConfig, parse_config
 from pipeline.evaluate import evaluate
 from pipeline.files import read_json
-from pipeline.predict import postprocess, predict
+from pipeline.postprocess import postprocess
+from pipeline.predict import predict
 from pipeline.prepare import prepare
 from pipeline.run import Run, create_run, open_run
 from pipeline.segment import segment
@@ -249,26 +250,99 @@ def test_standing_predictions_are_left_and_stale_ones_made_again(finished: Run) 
     predict(finished, 0)
     assert before == {path: path.stat().st_mtime_ns for path in raw.glob("*.nii.gz")}
     other = Run(finished.folder, _with(finished.config, train={"epochs": 1}))
+    with pytest.raises(OutputError, match="stale-model"):
+        predict(other, 0)
     train(other, 0)
-    with pytest.raises(OutputError, match="holds no prediction"):
-        evaluate(finished)  # those that stand are of weights that are gone
-    predict(finished, 0)
+    with pytest.raises(OutputError, match="stage-missing"):
+        evaluate(other)  # those that stand are of weights that are gone
+    predict(other, 0)
+    with pytest.raises(OutputError, match="stage-missing"):
+        evaluate(other)  # the old masks are not taken for the new
     assert all(path.stat().st_mtime_ns > at for path, at in before.items())
+    postprocess(other)
+    evaluate(other)
 
 
-def test_a_network_never_predicts_whom_it_learned_from(finished: Run) -> None:
+def test_changed_folds_make_a_network_stale(finished: Run) -> None:
+    """Whoever it learned from must never become held out."""
     text = (finished.manifest.parent / "blobs.csv").read_text()
-    csv_path = finished.folder / "blobs.csv"
     swapped = text.replace(",0,", ",x,").replace(",1,", ",0,").replace(",x,", ",1,")
-    csv_path.write_text(swapped)
+    (finished.folder / "blobs.csv").write_text(swapped)
     (finished.folder / "blobs.yaml").write_text(finished.manifest.read_text())
     values = {"manifest": str(finished.folder / "blobs.yaml")}
     root = {"root": str(finished.manifest.parent)}
     changed = Run(finished.folder, _with(finished.config, data=values | root))
-    predict(changed, 0)
-    entries = read_json(finished.folder / "quarantine.json")
-    assert {entry["code"] for entry in entries} == {"learned-from"}
-    assert len(entries) == 4
+    with pytest.raises(OutputError, match="stale-model"):
+        predict(changed, 0)
+
+
+def test_training_refuses_what_was_prepared_for_another_plan(finished: Run) -> None:
+    path = finished.folder / "plan.json"
+    plan = read_json(path)
+    plan["values"]["spacing_mm"] = [3.0, 3.0, 3.0]
+    path.write_text(json.dumps(plan))
+    with pytest.raises(OutputError, match="stale-prepared"):
+        train(finished, 0)
+
+
+def test_a_fold_trained_on_older_data_is_not_mixed_in(run: Run) -> None:
+    both = run.with_fold("all")
+    prepare(both)
+    for fold in both.folds():
+        train(both, fold)
+        predict(both, fold)
+    postprocess(both)
+    evaluate(both)
+    assert read_json(run.folder / "results.json")["n_cases"] == 8
+    held_out = next(case for case in run.cases if case.fold == 0)
+    image = nib.load(held_out.image)
+    louder = np.asarray(image.dataobj) * 2
+    nib.save(nib.Nifti1Image(louder, image.affine, image.header), held_out.image)
+    prepare(run)
+    train(run, 0)  # fold 0 never saw the case and stands; fold 1 learned from it
+    predict(run, 0)
+    postprocess(run)
+    evaluate(run)
+    assert read_json(run.folder / "results.json")["n_cases"] == 4
+
+
+def test_a_case_mended_after_evaluation_is_scored_again(finished: Run) -> None:
+    path = finished.predictions / "blob_0.nii.gz"
+    good = path.read_bytes()
+    path.write_bytes(b"broken")
+    evaluate(finished)
+    assert read_json(finished.folder / "results.json")["n_cases"] == 3
+    assert read_json(finished.folder / "quarantine.json")[0]["stage"] == "evaluate"
+    path.write_bytes(good)
+    evaluate(finished)
+    assert read_json(finished.folder / "results.json")["n_cases"] == 4
+    assert read_json(finished.folder / "quarantine.json") == []
+
+
+def test_what_was_decided_outlives_repeated_stages(finished: Run) -> None:
+    _add_specks(finished)
+    postprocess(finished)
+    prepare(finished)
+    train(finished, 0)
+    assert load_spec(finished.model).keep_largest == [2]
+    assert read_json(finished.folder / "plan.json")["values"]["keep_largest"] == ["bright"]
+
+
+def test_a_larger_batch_is_another_training(finished: Run) -> None:
+    history = (finished.fold(0) / "history.csv").read_text()
+    for change, stands in (({"cache_gb": 1.0}, True), ({"batch_size": 3}, False)):
+        other = Run(finished.folder, _with(finished.config, train=change))
+        prepare(other)
+        train(other, 0)
+        assert ((finished.fold(0) / "history.csv").read_text() == history) == stands
+
+
+def test_one_subject_makes_no_folds(tmp_path: Path) -> None:
+    manifest = write_blobs(tmp_path / "one")
+    rows = [f"blob_{n},person,images/blob_{n}.nii.gz,masks/blob_{n}.nii.gz" for n in range(2)]
+    (manifest.parent / "blobs.csv").write_text("\n".join(["id,subject,image,mask", *rows]))
+    with pytest.raises(ManifestError, match="too-few-subjects"):
+        create_run(quick_config(manifest), tmp_path / "run")
 
 
 def test_networks_of_two_plans_are_no_ensemble(finished: Run) -> None:

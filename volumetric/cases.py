@@ -104,11 +104,11 @@ def group_folds(subjects: Sequence[str], *, n_folds: int = 5, seed: int = 12345)
     from sklearn.model_selection import KFold
 
     unique = sorted(set(subjects))
-    if len(unique) < n_folds:
+    if not 2 <= n_folds <= len(unique):
         raise ManifestError(
             "too-few-subjects",
             f"{len(unique)} subjects cannot make {n_folds} folds",
-            "Ask for fewer folds",
+            "Add subjects, or set the manifest's fold column",
         )
     folds = KFold(n_folds, shuffle=True, random_state=seed)
     fold_of = {

@@ -18,7 +18,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from volumetric.errors import TrainingError
+from volumetric.errors import OutputError, TrainingError
 from volumetric.losses import deep_supervision
 
 _LOG = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def fit(
     trained, optimizer = fabric.setup(trained, optimizer, move_to_device=False)
     state = {"model": trained, "optimizer": optimizer, "averaged": averaged, "key": key, "rows": []}
     folder.mkdir(parents=True, exist_ok=True)
-    rows = _resume(fabric, folder / "last.ckpt", state)
+    rows = _resume(folder / "last.ckpt", state)
     yield from rows
     started = time.monotonic() - (rows[-1].seconds if rows else 0.0)
     while not _finished(rows, settings):
@@ -125,8 +125,7 @@ def fit(
             dice = validate(network)
         rows.append(Row(clock.epoch, clock.step, time.monotonic() - started, rate, loss, dice))
         state["rows"] = [tuple(row) for row in rows]
-        fabric.save(folder / "last.ckpt.partial", state)
-        (folder / "last.ckpt.partial").replace(folder / "last.ckpt")
+        _save(fabric, folder / "last.ckpt", state)
         _write_history(folder / "history.csv", rows)
         yield rows[-1]
     _assign(network, averaged)
@@ -206,6 +205,12 @@ def _train_epoch(
 def _outputs(trained: Any, images: torch.Tensor) -> Any:
     try:
         return trained(images)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            "out-of-memory",
+            "a batch does not fit into the device's memory",
+            "Lower model.budget_voxels or train.batch_size, or free the device",
+        ) from error
     except torch._dynamo.exc.BackendCompilerFailed as error:
         raise TrainingError(
             "compile-failed",
@@ -240,11 +245,22 @@ def _finished(rows: list[Row], settings: Training) -> bool:
     return len(scores) - 1 - int(np.argmax(scores)) >= settings.patience
 
 
-def _resume(fabric: Fabric, checkpoint: Path, state: dict[str, Any]) -> list[Row]:
+def _save(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        fabric.save(partial, state)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OutputError(
+            "unwritable", f"cannot be written ({error})", "Check free space", path=path
+        ) from error
+    partial.replace(path)
+
+
+def _resume(checkpoint: Path, state: dict[str, Any]) -> list[Row]:
     if not checkpoint.exists():
         return []
     try:
-        found = torch.load(checkpoint, map_location=fabric.device, weights_only=True)
+        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
         _LOG.warning("%s is damaged (%s): starting anew", checkpoint, error)
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from volumetric.errors import ConfigError, UnreadableFileError
+from volumetric.errors import ConfigError, OutputError, UnreadableFileError
 from volumetric.models import UNet
 
 Triple = tuple[int, int, int]
@@ -41,7 +41,7 @@ class ModelSpec:
         keep_largest: labels of which only the largest component is kept.
         fingerprint: of the training set.
         about: provenance: names, versions.
-        folds: for each fold the hash of its weights and the subjects it learned from.
+        folds: for each fold the hash of its weights, and "key", what they depended on.
     """
 
     kind: Literal["unet", "residual_unet"]
@@ -82,25 +82,37 @@ def build_network(spec: ModelSpec) -> nn.Module:
 
 
 def save_fold(
-    folder: Path, fold: int, network: nn.Module, *, spec: ModelSpec, learned: Collection[str]
+    folder: Path, fold: int, network: nn.Module, *, spec: ModelSpec, facts: Mapping[str, Any]
 ) -> None:
     """Write one fold's weights and describe them in `model.json`.
 
     Folds that stand there already stay, unless they were made for another network or another
-    preparation: networks of two kinds are no ensemble. `learned` are the subjects learned from.
+    preparation: networks of two kinds are no ensemble. `facts` are noted beside the weights' hash.
+
+    Raises:
+        OutputError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     partial = folder / f".partial-fold_{fold}.safetensors"
-    save_file(weights, partial)
+    try:
+        save_file(weights, partial)
+    except SafetensorError as error:
+        raise OutputError(
+            "unwritable",
+            f"cannot be written ({error})",
+            "Check folder and free space",
+            path=partial,
+        ) from error
     partial.replace(_weights_path(folder, fold))
     folds: dict[str, Mapping[str, Any]] = {}
     if (folder / "model.json").exists():
         standing = load_spec(folder)
         if _essence(standing) == _essence(spec):
             folds = dict(standing.folds)
+            spec = replace(spec, keep_largest=standing.keep_largest)
     sha256 = _hash(_weights_path(folder, fold))
-    folds[str(fold)] = {"weights_sha256": sha256, "learned": sorted(learned)}
+    folds[str(fold)] = {"weights_sha256": sha256, **facts}
     save_spec(folder, replace(spec, folds=folds))
 
 

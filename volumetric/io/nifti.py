@@ -54,9 +54,16 @@ def read_nifti(path: Path) -> Volume:
     """
     try:
         image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair):
+            raise UnsupportedError(
+                "no-volume",
+                f"holds {type(image).__name__}, not voxels on a grid",
+                "Export it as a volume",
+                path=path,
+            )
         header = image.header
         _refuse_kind(path, image.shape, header.get_data_dtype())
-        units = header.get_xyzt_units()[0]
+        _refuse_units(path, int(header["xyzt_units"]))
         data = np.asanyarray(image.dataobj)
     except _DAMAGE as error:
         raise UnreadableFileError(
@@ -65,13 +72,6 @@ def read_nifti(path: Path) -> Volume:
             "Copy or export the file again",
             path=path,
         ) from error
-    if units in ("meter", "micron"):
-        raise UnsupportedError(
-            "odd-units",
-            f"states its spacing in units of a {units}",
-            "Convert it to mm, which all else here is in",
-            path=path,
-        )
     return Volume(_as_tensor(data, stored=header.get_data_dtype()), _affine(path, image))
 
 
@@ -121,6 +121,18 @@ def _refuse_kind(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
             "voxel-type",
             f"stores {'RGB' if dtype.fields else dtype.name} voxels",
             "Convert it to one integer or float a voxel",
+            path=path,
+        )
+
+
+def _refuse_units(path: Path, code: int) -> None:
+    """mm, or unknown, which everyone reads as mm; not metres or micrometres (NIfTI-1 standard)."""
+    unit = {1: "metres", 3: "micrometres"}.get(code & 7)
+    if unit is not None:
+        raise UnsupportedError(
+            "odd-units",
+            f"states its spacing in {unit}",
+            "Convert it to mm, which all else here is in",
             path=path,
         )
 

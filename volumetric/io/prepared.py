@@ -48,7 +48,7 @@ def write_prepared(
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, partial, metadata)
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise OutputError(
             "unwritable", f"cannot be written ({error})", "Check folder and free space", path=path
         ) from error
