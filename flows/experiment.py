@@ -9,6 +9,7 @@ from typing import Any
 from prefect import Task, flow, task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
+from prefect.server.api.server import SubprocessASGIServer
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipeline import evaluate, postprocess, predict, prepare, train
@@ -23,6 +24,12 @@ def run_experiment(folder: Path) -> Path:
     """The flow with as many cases at a time as the run's configuration says."""
     workers = open_run(folder).config.prepare.workers
     return experiment.with_options(task_runner=ThreadPoolTaskRunner(max_workers=workers))(folder)
+
+
+def stop_server() -> None:
+    """End the temporary server, if there is one; Prefect itself would wait for its answers."""
+    for server in list(SubprocessASGIServer._instances.values()):
+        server.stop()
 
 
 @flow(validate_parameters=False, persist_result=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+_STOPPED = "volumetric: stopped; the same command goes on from here"
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/hippocampus_cpu.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
@@ -122,18 +126,24 @@ def report(run: RunFolder) -> None:
 @app.command()
 def segment(
     model: Annotated[Path, typer.Argument(help="Model folder of a run, e.g. runs/demo/model.")],
-    inputs: Annotated[list[Path], typer.Argument(help="NIfTI files or folders of DICOM series.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="NIfTI files, folders of them, or folders of one DICOM series."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the masks and volumes.csv.")],
     device: Device = "auto",
 ) -> None:
     """Segment new scans, each on its own grid."""
     from pipeline.segment import segment as stage
 
-    n_refused = stage(model, inputs, out=out, device=device)
-    typer.echo(out)
-    if n_refused:
-        _say(f"{n_refused} of {len(inputs)} inputs refused: see {out / 'quarantine.json'}")
-        raise typer.Exit(1)
+    refused, n_done = stage(model, inputs, out=out, device=device)
+    for entry in refused[:5]:
+        _say(f"refused {entry['id']}: {entry['reason']} ({entry['path']})")
+    if n_done:
+        typer.echo(out)
+    if refused:
+        _say(f"refused {len(refused)} of {len(refused) + n_done}: see {out / 'quarantine.json'}")
+        raise typer.Exit(1 if n_done else 2)
 
 
 @app.command()
@@ -177,7 +187,7 @@ def main() -> None:
         _say(f"volumetric: {error.filename or 'a file'}: {error.strerror or error}. [os-error]")
         sys.exit(2)
     except KeyboardInterrupt:
-        _say("volumetric: stopped; the same command goes on from here")
+        _say(_STOPPED)
         sys.exit(130)
 
 
@@ -187,8 +197,16 @@ def _run(config: RunConfig, out: Path) -> None:
 
     find_device(config.device)
     create_run(config, out)
-    from flows.experiment import run_experiment
+    from flows.experiment import run_experiment, stop_server
 
+    def stop(_: int, __: object) -> None:
+        # Not by KeyboardInterrupt: Prefect would report it to a server that Ctrl-C ended too,
+        # and wait. What stands on disk is whole at any moment.
+        _say(_STOPPED)
+        stop_server()
+        os._exit(130)
+
+    signal.signal(signal.SIGINT, stop)
     _finish(out, run_experiment(out))
 
 

@@ -209,4 +209,6 @@ def _set(values: dict[str, Any], field: str, value: Any, path: Path) -> None:
 def _reason(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return "no such field"
+    if problem["type"] == "string_pattern_mismatch" and problem["loc"] == ("device",):
+        return f"should be auto, cpu, cuda or cuda:N, got {problem['input']!r}"
     return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"

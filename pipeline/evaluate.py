@@ -19,6 +19,8 @@ from volumetric.io import read_volume
 from volumetric.metrics.segmentation import CaseScores, score_masks
 from volumetric.metrics.statistics import bootstrap_mean
 
+_TRUSTWORTHY = 20  # subjects; see the coverage in volumetric/metrics/statistics.py
+
 
 def evaluate(run: Run, *, each: Each | None = None) -> None:
     """Write results.json and scores.csv over all cases that have a mask and a prediction.
@@ -82,6 +84,7 @@ def _results(run: Run, cases: Sequence[Case], scored: dict[str, CaseScores]) -> 
         "nsd_tolerance_mm": run.config.evaluate.tolerance_mm,
         "confidence": run.config.evaluate.confidence,
         "metrics": _cohort(run, cases, scored),
+        "notes": _notes(cases),
         "cases": [
             {
                 "id": case.id,
@@ -94,6 +97,16 @@ def _results(run: Run, cases: Sequence[Case], scored: dict[str, CaseScores]) -> 
         ],
         "provenance": read_json(run.folder / "provenance.json"),
     }
+
+
+def _notes(cases: Sequence[Case]) -> list[str]:
+    n_subjects = len({case.subject for case in cases})
+    if n_subjects >= _TRUSTWORTHY:
+        return []
+    return [
+        f"{len(cases)} cases of {n_subjects} subjects: below {_TRUSTWORTHY} subjects "
+        "such intervals are too narrow, the more the fewer they are."
+    ]
 
 
 def _cohort(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _choose(run: Run) -> None:
     if not cases:
         raise ManifestError(
             "no-usable-case",
-            f"every case was refused, the first because {_first_reason(run)}",
+            f"every case was refused, most often because {_commonest_reason(run)}",
             f"See {run.folder / 'quarantine.json'} for each",
             path=run.manifest,
         )
@@ -109,9 +110,11 @@ def _choose(run: Run) -> None:
     write_json(run.folder / "plan.json", plan)
 
 
-def _first_reason(run: Run) -> str:
-    first = read_json(run.folder / "quarantine.json")[0]
-    return f"{first['path']}: {first['reason']}"
+def _commonest_reason(run: Run) -> str:
+    entries = read_json(run.folder / "quarantine.json")
+    code, n_cases = Counter(entry["code"] for entry in entries).most_common(1)[0]
+    one = next(entry for entry in entries if entry["code"] == code)
+    return f"{one['path']}: {one['reason']} ({n_cases} of {len(entries)}; {one['remedy']})"
 
 
 def _prepare_case(run: Run, case: Case, read: Read) -> None:

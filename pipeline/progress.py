@@ -49,7 +49,7 @@ def track(
         MofNCompleteColumn(),
         TextColumn("{task.fields[said]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), refresh_per_second=1) as progress:
         task = progress.add_task(title, total=total, said="")
         for number, item in enumerate(items, start=1):
             progress.update(task, advance=1, said=pace.say(number, item))
@@ -145,7 +145,7 @@ def _note(item: object) -> str:
     loss = getattr(item, "train_loss", None)
     if loss is None:
         return ""
-    return f"(loss {loss:.3f}" + (")" if dice is None else f", held-out Dice {dice:.3f})")
+    return f"(loss {loss:.3f}" + (")" if dice is None else f", held-out patch Dice {dice:.3f})")
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def create_run(config: RunConfig, folder: Path) -> Run:
         OutputError: the folder cannot be written.
         ManifestError, ConfigError: the data set or the fold is not there.
     """
-    run = Run(folder, _absolute(config))
+    run = Run(folder, _absolute(_with_known_root(config, folder)))
     run.folds()
     _refuse_other(run)
     try:
@@ -127,6 +127,15 @@ def create_run(config: RunConfig, folder: Path) -> Run:
         manifest=[run.manifest, run.manifest.parent / run.data_set.cases],
     )
     return run
+
+
+def _with_known_root(config: RunConfig, folder: Path) -> RunConfig:
+    """Where a run stands already and no root is given, its own."""
+    if config.data.root is not None or not (folder / "config.yaml").exists():
+        return config
+    values = config.model_dump(mode="json")
+    values["data"]["root"] = open_run(folder).config.model_dump(mode="json")["data"]["root"]
+    return parse_config(values, path="config")
 
 
 def _absolute(config: RunConfig) -> RunConfig:

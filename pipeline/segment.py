@@ -13,15 +13,18 @@ from pipeline.files import write_json
 from pipeline.progress import each_in_threads
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import ManifestError, OutputError
+from volumetric.errors import ManifestError, OutputError, UnsupportedError
 from volumetric.inference.segment import segment_volume
 from volumetric.io import write_volume
+from volumetric.io.nifti import is_nifti
 from volumetric.model import Model, load_model
 from volumetric.volume import Volume
 
 
-def segment(model_folder: Path, inputs: Sequence[Path], *, out: Path, device: str) -> int:
-    """Write `<out>/<input>.nii.gz` and volumes.csv; return how many inputs were refused.
+def segment(
+    model_folder: Path, inputs: Sequence[Path], *, out: Path, device: str
+) -> tuple[list[dict[str, str]], int]:
+    """Write `<out>/<input>.nii.gz` and volumes.csv; return the refusals and how many were done.
 
     Refused inputs are listed in `<out>/quarantine.json` with reason and remedy.
 
@@ -31,7 +34,7 @@ def segment(model_folder: Path, inputs: Sequence[Path], *, out: Path, device: st
         OutputError: `out` cannot be written.
     """
     model = load_model(model_folder, device=find_device(device))
-    cases = _cases(inputs)
+    cases = _cases([one for path in inputs for one in _expand(path)])
     _refuse_overwriting(cases, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,7 @@ def segment(model_folder: Path, inputs: Sequence[Path], *, out: Path, device: st
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", *(f"{name}_ml" for name in model.spec.classes.values())])
         writer.writerows([name, *by_class.values()] for name, by_class in volumes.items())
-    return len(refused)
+    return refused, len(volumes)
 
 
 def _cases(inputs: Sequence[Path]) -> list[Case]:
@@ -85,6 +88,21 @@ def _refuse_overwriting(cases: Sequence[Case], out: Path) -> None:
             )
 
 
+def _expand(path: Path) -> list[Path]:
+    """A folder's NIfTI files; else the path itself, a file or a folder of one DICOM series."""
+    if not path.is_dir():
+        return [path]
+    scans = sorted(file for file in path.iterdir() if is_nifti(file))
+    if not scans and any(is_nifti(file) for file in path.rglob("*")):
+        raise UnsupportedError(
+            "nested-scans",
+            "holds NIfTI files in folders below it",
+            "Name the folder that holds the scans themselves",
+            path=path,
+        )
+    return scans or [path]
+
+
 def _stem(path: Path) -> str:
     return path.resolve().name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
 
@@ -92,4 +110,5 @@ def _stem(path: Path) -> str:
 def _volumes_ml(model: Model, labels: Volume) -> dict[str, float]:
     voxel_ml = abs(float(np.linalg.det(labels.affine[:3, :3]))) / 1000
     counts = labels.data.flatten().bincount(minlength=256)
-    return {name: int(counts[label]) * voxel_ml for label, name in model.spec.classes.items()}
+    volumes = {name: int(counts[label]) * voxel_ml for label, name in model.spec.classes.items()}
+    return {name: round(volume, 6) for name, volume in volumes.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from volumetric.errors import ManifestError, OutputError
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.learning import Training, fit
 from volumetric.model import ModelSpec, build_network, save_fold
+
+_LOG = logging.getLogger("volumetric")
 
 
 def train(run: Run, fold: int) -> None:
@@ -58,7 +61,18 @@ def train(run: Run, fold: int) -> None:
         )
         for _ in shown:
             pass
+        _say_if_cut_short(run, fold)
         save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+
+
+def _say_if_cut_short(run: Run, fold: int) -> None:
+    section = run.config.train
+    n_epochs = len((run.fold(fold) / "history.csv").read_text().splitlines()) - 1
+    if n_epochs < section.epochs:
+        limits = f"train.minutes ({section.minutes}) or train.patience ({section.patience})"
+        _LOG.info(
+            "fold %d: %s ended it after %d of %d epochs", fold, limits, n_epochs, section.epochs
+        )
 
 
 def _spec(run: Run) -> ModelSpec:

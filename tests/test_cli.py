@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -159,3 +161,32 @@ def test_run_goes_through_prefect_to_a_report(blob_config, tmp_path: Path) -> No
     assert done.stdout.strip().endswith("index.html")
     assert "Prefect" not in done.stderr
     assert (out / "results.json").exists()
+
+
+@pytest.mark.slow
+def test_control_c_ends_a_run_and_leaves_nothing_behind(blob_config, tmp_path: Path) -> None:
+    """As a terminal does it: the whole process group is signalled, Prefect's server with it."""
+    values = blob_config.model_dump(mode="json")
+    values["train"] |= {"epochs": 5000, "steps_per_epoch": 5}
+    config = tmp_path / "blobs.yaml"
+    config.write_text(yaml.safe_dump(values))
+    out = tmp_path / "flow"
+    root = str(Path(__file__).parents[1])
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "run", str(config), "--out", str(out)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": root},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        deadline = time.monotonic() + 120
+        while not (out / "folds/0/last.ckpt").exists() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        os.killpg(running.pid, signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert said.strip().splitlines()[-1].startswith("volumetric: stopped")
+    with pytest.raises(ProcessLookupError):  # the server, too, is gone
+        os.killpg(running.pid, 0)

@@ -237,7 +237,7 @@ def test_case_that_cannot_be_drawn_says_why_and_the_others_are_drawn(run, cases)
 def test_case_of_the_manifest_outside_this_run_is_counted_not_listed(run, cases):
     other = Case("other", "other", 1, cases[0].image, cases[0].mask)
     page = _read(write_report(run, [*cases, other], classes=CLASSES))
-    assert "1 of the manifest" in page.text["top"]
+    assert "1 more of the manifest" in page.text["top"]
     assert "row-other" not in page.ids
 
 

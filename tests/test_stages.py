@@ -30,6 +30,7 @@ from volumetric.errors import (
     ManifestError,
     OutputError,
     UnreadableFileError,
+    UnsupportedError,
 )
 from volumetric.io.prepared import open_prepared
 from volumetric.model import load_model, load_spec
@@ -402,6 +403,26 @@ def test_inputs_are_never_overwritten(finished: Run) -> None:
     assert image.read_bytes() == before
 
 
+def test_a_folder_of_scans_is_all_of_them(finished: Run, tmp_path: Path) -> None:
+    images = finished.cases[0].image.parent
+    _, n_done = segment(finished.model, [images], out=tmp_path / "out", device="cpu")
+    assert n_done == len(list(images.iterdir())) == 8
+    with pytest.raises(UnsupportedError, match="nested-scans"):
+        segment(finished.model, [images.parent], out=tmp_path / "out", device="cpu")
+
+
+def test_a_run_remembers_where_its_data_lies(blob_config: RunConfig, tmp_path: Path) -> None:
+    root = Path(blob_config.data.manifest).parent
+    first = create_run(_with(blob_config, data={"root": str(root)}), tmp_path / "run")
+    again = create_run(blob_config, tmp_path / "run")
+    assert again.config.data.root == first.config.data.root == root
+
+
+def test_few_subjects_are_noted(finished: Run) -> None:
+    results = read_json(finished.folder / "results.json")
+    assert "4 cases of 2 subjects" in results["notes"][0]
+
+
 def test_what_cannot_be_segmented_gets_no_volume(
     finished: Run, tmp_path: Path, save_nifti: Save
 ) -> None:
@@ -411,7 +432,8 @@ def test_what_cannot_be_segmented_gets_no_volume(
         save_nifti(tmp_path / "holes.nii.gz", holes),
         save_nifti(tmp_path / "flat.nii.gz", np.ones((9, 9, 9))),
     ]
-    assert segment(finished.model, inputs, out=tmp_path / "out", device="cpu") == 2
+    refused, n_done = segment(finished.model, inputs, out=tmp_path / "out", device="cpu")
+    assert (len(refused), n_done) == (2, 0)
     codes = [entry["code"] for entry in read_json(tmp_path / "out/quarantine.json")]
     assert codes == ["not-finite", "constant-image"]
     assert (tmp_path / "out/volumes.csv").read_text().count("\n") == 1
@@ -421,10 +443,9 @@ def test_a_model_folder_segments_new_scans(finished: Run, tmp_path: Path, save_n
     case = finished.cases[0]
     (tmp_path / "words.nii.gz").write_text("no scan")
     out = tmp_path / "out"
-    n_refused = segment(
-        finished.model, [case.image, tmp_path / "words.nii.gz"], out=out, device="cpu"
-    )
-    assert n_refused == 1
+    inputs = [case.image, tmp_path / "words.nii.gz"]
+    refused, n_done = segment(finished.model, inputs, out=out, device="cpu")
+    assert (len(refused), n_done) == (1, 1)
     assert read_json(out / "quarantine.json")[0]["code"] == "unreadable-nifti"
     found = read_volume(out / f"{case.id}.nii.gz")
     assert torch.equal(found.data, read_volume(finished.predictions / f"{case.id}.nii.gz").data)

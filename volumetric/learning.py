@@ -272,7 +272,7 @@ def _resume(checkpoint: Path, state: dict[str, Any]) -> list[Row]:
     for target, value in zip(state["averaged"], found["averaged"], strict=True):
         target.copy_(value)
     rows = [Row(*row) for row in found["rows"]]
-    _LOG.info("resuming after epoch %d", rows[-1].epoch)
+    _LOG.info("going on after %d epochs", len(rows))
     return rows
 
 

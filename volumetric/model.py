@@ -145,7 +145,7 @@ def load_spec(folder: Path) -> ModelSpec:
         raise UnreadableFileError(
             "unreadable-model",
             f"is no model folder ({error})",
-            "Name the `model` folder of a run",
+            f"Name {folder / 'model'}" if (folder / "model").exists() else "Name a run's `model`",
             path=path,
         ) from error
 

@@ -70,7 +70,9 @@ def draw_case(
     if scan.truth is not None:
         labelled |= scan.truth > 0
     box = field_of_view(labelled, scan.spacing)
-    limits = grey_limits(scan.image[box], labelled[box], modality=modality)
+    # A prediction astray in the air must not drag the greys there with it.
+    organ = labelled if scan.truth is None or not scan.truth.any() else scan.truth > 0
+    limits = grey_limits(scan.image[box], organ[box], modality=modality)
     frames = [_frame(scan, plane, box) for plane in PLANES]
     # All three planes share one scale, so letters, bars and gutters are in mm of the whole row.
     total = sum(frame.size_mm[1] for frame in frames)

@@ -127,5 +127,6 @@ def _training_text(curves: Mapping[str, Curve]) -> str:
         parts.append(f"last epoch {losses[-1][0]:g}, training loss {losses[-1][1]:.3f}")
     if dices := curves.get("val_dice"):
         epoch, best = max(dices, key=lambda point: point[1])
-        parts.append(f"validation Dice {dices[-1][1]:.3f}, best {best:.3f} at epoch {epoch:g}")
+        last = dices[-1][1]
+        parts.append(f"Dice on held-out patches {last:.3f}, best {best:.3f} at epoch {epoch:g}")
     return "; ".join(parts).replace("-", "\N{MINUS SIGN}")
