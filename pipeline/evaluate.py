@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.files import read_json, write_json
 from pipeline.predict import predicted_cases, prediction_path
-from pipeline.progress import Each, each_in_threads, one_core_each
+from pipeline.progress import each_in_threads, one_core_each
 from pipeline.provenance import record_time
 from pipeline.run import Run, forget, quarantine
 from volumetric.cases import Case
@@ -22,19 +22,18 @@ from volumetric.metrics.statistics import bootstrap_mean
 _TRUSTWORTHY = 20  # subjects; see the coverage in volumetric/metrics/statistics.py
 
 
-def evaluate(run: Run, *, each: Each | None = None) -> None:
+def evaluate(run: Run) -> None:
     """Write results.json and scores.csv over all cases that have a mask and a prediction.
 
     Raises:
         OutputError: nothing has been predicted.
     """
     workers = run.config.prepare.workers
-    each = each or each_in_threads(workers)
+    each = each_in_threads(workers)
     with record_time(run.folder, "evaluate"), one_core_each(workers):
         forget(run, "evaluate", run.cases)
-        predicted = predicted_cases(run)
-        apart = {case.id for case in predicted} - {case.id for case in run.usable_cases()}
-        cases = [case for case in predicted if case.id not in apart]
+        usable = {case.id for case in run.usable_cases()}
+        cases = [case for case in predicted_cases(run) if case.id in usable]
         if not cases or not all(prediction_path(run, case).exists() for case in cases):
             raise OutputError(
                 "stage-missing",

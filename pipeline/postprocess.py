@@ -14,9 +14,9 @@ from volumetric.cases import Case
 from volumetric.errors import GeometryError
 from volumetric.inference.segment import keep_largest
 from volumetric.io import read_volume, write_volume
+from volumetric.metrics.segmentation import dice_of_label
 from volumetric.metrics.statistics import PairedDifference, paired_difference
 from volumetric.model import load_spec, save_spec
-from volumetric.volume import Volume
 
 Pair = tuple[float | None, float | None]
 
@@ -87,8 +87,12 @@ def _compare(run: Run, case: Case) -> dict[int, Pair]:
             "Prepare and predict the case again",
             path=case.mask,
         )
+    found, true = labels.data, truth.data
     return {
-        label: (_dice(labels, truth, label), _dice(keep_largest(labels, [label]), truth, label))
+        label: (
+            dice_of_label(found, true, label),
+            dice_of_label(keep_largest(labels, [label]).data, true, label),
+        )
         for label in run.data_set.classes
     }
 
@@ -98,9 +102,3 @@ def _said(change: PairedDifference) -> str:
         return "not applied, too few held-out cases to tell"
     interval = f"{change.mean:+.4f} Dice ({change.ci_low:+.4f} to {change.ci_high:+.4f})"
     return f"{'applied' if change.ci_low > 0 else 'not applied'}, {interval} on the held-out cases"
-
-
-def _dice(labels: Volume, truth: Volume, label: int) -> float | None:
-    found, true = labels.data == label, truth.data == label
-    total = int(found.sum() + true.sum())
-    return 2 * int((found & true).sum()) / total if total else None

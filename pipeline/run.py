@@ -200,9 +200,19 @@ def quarantine(run: Run, stage: str, case: Case, error: VolumetricError) -> None
     """Set a case apart with the reason and the way out; a later entry replaces an earlier."""
     path = run.folder / "quarantine.json"
     entries = [entry for entry in read_json(path, default=[]) if entry["id"] != case.id]
-    entry = {"id": case.id, "path": error.path or str(case.image), "code": error.code}
-    entries.append({**entry, "reason": error.reason, "remedy": error.remedy, "stage": stage})
+    entries.append({**describe_refusal(case, error), "stage": stage})
     write_json(path, sorted(entries, key=lambda entry: str(entry["id"])))
+
+
+def describe_refusal(case: Case, error: VolumetricError) -> dict[str, str]:
+    """What a quarantine.json says of one case."""
+    return {
+        "id": case.id,
+        "path": error.path or str(case.image),
+        "code": error.code,
+        "reason": error.reason,
+        "remedy": error.remedy,
+    }
 
 
 def forget(run: Run, stage: str, cases: Sequence[Case]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.device import find_device
 from pipeline.files import write_json
 from pipeline.progress import each_in_threads
+from pipeline.run import describe_refusal
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import ManifestError, OutputError, UnsupportedError
@@ -53,8 +54,7 @@ def segment(
     refused: list[dict[str, str]] = []
     for case, error in each_in_threads(1)(segment_case, cases, "segment"):
         if error is not None:
-            what = {"id": case.id, "path": error.path or str(case.image), "code": error.code}
-            refused.append({**what, "reason": error.reason, "remedy": error.remedy})
+            refused.append(describe_refusal(case, error))
     write_json(out / "quarantine.json", refused)
     with (out / "volumes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

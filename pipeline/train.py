@@ -22,6 +22,7 @@ from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
 from volumetric.errors import ManifestError, OutputError
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.learning import Training, fit
+from volumetric.metrics.segmentation import dice_of_label
 from volumetric.model import ModelSpec, build_network, save_fold
 
 _LOG = logging.getLogger("volumetric")
@@ -192,9 +193,4 @@ def _dice(
     network: nn.Module, image: torch.Tensor, mask: torch.Tensor, n_classes: int
 ) -> list[float | None]:
     found = network(image).argmax(1)[0]
-    scores: list[float | None] = []
-    for label in range(1, n_classes + 1):
-        predicted, true = found == label, mask == label
-        total = int(predicted.sum() + true.sum())
-        scores.append(2 * int((predicted & true).sum()) / total if total else None)
-    return scores
+    return [dice_of_label(found, mask, label) for label in range(1, n_classes + 1)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from volumetric.metrics.segmentation import CaseScores, score_masks
+from volumetric.metrics.segmentation import CaseScores, dice_of_label, score_masks
 from volumetric.metrics.statistics import (
     Interval,
     PairedDifference,
@@ -15,6 +15,7 @@ __all__ = [
     "Interval",
     "PairedDifference",
     "bootstrap_mean",
+    "dice_of_label",
     "paired_difference",
     "score_masks",
 ]

@@ -101,6 +101,13 @@ def score_masks(
     return _collect(columns)
 
 
+def dice_of_label(prediction: torch.Tensor, truth: torch.Tensor, label: int) -> float | None:
+    """Dice of one label between integer tensors of one shape; None where neither has it."""
+    found, true = prediction == label, truth == label
+    total = int(found.sum() + true.sum())
+    return 2 * int((found & true).sum()) / total if total else None
+
+
 def _score_class(
     predicted: _Mask, true: _Mask, spacing_mm: tuple[float, float, float], tolerance_mm: float
 ) -> dict[str, _Score]:
