@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -11,18 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import SIGNED_ORDERS, affines, volumes, world
+from volumetric.errors import IntensityError
 from volumetric.preprocess import (
     crop,
     foreground_box,
     labels_on_grid,
+    measured,
     orient,
     prepare,
     resample,
     resample_like,
+    to_suv,
     window,
     zscore,
 )
-from volumetric.volume import Volume
+from volumetric.volume import About, Volume
 
 
 def _places(volume: Volume) -> dict[int, np.ndarray]:
@@ -237,3 +241,55 @@ def test_every_combination_of_axes_is_an_exact_copy() -> None:
             affine[:3, 3] += affine[:3, axis] * (turned.shape[1 + axis] - 1)
             affine[:3, axis] *= -1
         assert torch.equal(resample_like(other, Volume(turned, affine)).data, turned)
+
+
+def with_padding(fill: int = -2000) -> Volume:
+    """A scan in a circle, marked outside with a value far below what was measured."""
+    data = torch.randint(-1000, 1000, (1, 6, 7, 8), generator=torch.Generator().manual_seed(0))
+    data[:, :, :2] = fill
+    return Volume(data.to(torch.int16), np.eye(4), about=About("CT", "HU", padding=(fill, fill)))
+
+
+def test_padding_is_kept_out_of_statistics() -> None:
+    volume = with_padding()
+    inside = measured(volume)
+    assert int((~inside).sum()) == 6 * 2 * 8
+    scaled = zscore(volume)
+    assert scaled.data[inside].mean().item() == pytest.approx(0, abs=1e-5)
+    assert scaled.data[inside].std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    assert torch.equal(scaled.data[~inside].unique(), scaled.data[inside].amin()[None])
+    assert scaled.about.padding is None
+
+
+def test_padding_is_cropped_away_and_not_blended() -> None:
+    volume = with_padding()
+    image, _ = prepare(
+        volume,
+        None,
+        spacing=(1, 1, 1),
+        intensity={"kind": "window", "low": -3000, "high": 3000, "mean": 0, "std": 1},
+    )
+    assert sorted(image.shape) == [5, 6, 8]
+    assert image.data.amin() >= -1000
+
+
+def test_what_a_file_said_travels_with_its_voxels() -> None:
+    volume = with_padding()
+    for moved in (
+        orient(volume),
+        crop(volume, (0, 0, 0), (3, 3, 3)),
+        resample_like(volume, volume),
+    ):
+        assert moved.about == volume.about
+    assert resample(volume, (2, 2, 2)).about == replace(volume.about, padding=None)
+
+
+def test_suv_is_activity_times_its_factor_or_refused() -> None:
+    about = About("PT", "Bq/ml", suv_factor=0.002, padding=(-1, -1))
+    volume = replace(with_padding(-1), about=about)
+    suv = to_suv(volume)
+    torch.testing.assert_close(suv.data, volume.data * 0.002)
+    assert (suv.about.unit, suv.about.padding) == ("SUV", (-0.002, -0.002))
+    assert to_suv(suv) is suv
+    with pytest.raises(IntensityError, match="no-suv"):
+        to_suv(with_padding())

@@ -6,36 +6,68 @@ from pathlib import Path
 
 
 class VolumetricError(Exception):
-    """A refusal a person can act on.
+    """A refusal a person can act on. What it holds can be printed, whatever a file is called.
 
     Attributes:
         code: short kebab-case name of what is wrong, stable across versions.
-        path: the file, folder or field concerned; None if there is none.
+        path: the file, folder or field concerned, by `printable`; None if there is none.
         reason: what was found.
         remedy: what to do about it.
+        choices: where one of several must be chosen, what can be given as the choice.
     """
 
-    def __init__(self, code: str, reason: str, remedy: str, *, path: Path | str | None = None):
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        remedy: str,
+        *,
+        path: Path | str | None = None,
+        choices: tuple[str, ...] = (),
+    ):
         self.code = code
-        self.path = None if path is None else str(path)
-        self.reason = reason
-        self.remedy = remedy
+        self.choices = choices
+        self.path = None if path is None else printable(str(path))
+        self.reason = printable(" ".join(reason.split()))
+        self.remedy = printable(" ".join(remedy.split()))
         super().__init__(str(self))
 
     def __str__(self) -> str:
         """One line: path, reason, remedy, code."""
         where = "" if self.path is None else f"{self.path}: "
-        return " ".join(f"{where}{self.reason}. {self.remedy}. [{self.code}]".split())
+        return f"{where}{self.reason}. {self.remedy}. [{self.code}]"
 
     def __reduce__(self) -> tuple[object, ...]:
         """Survive pickling between processes, keyword argument and all."""
-        return _rebuild, (type(self), self.code, self.reason, self.remedy, self.path)
+        return _rebuild, (
+            type(self),
+            (self.code, self.reason, self.remedy),
+            self.path,
+            self.choices,
+        )
+
+
+def printable(text: str) -> str:
+    r"""The text on one line and valid in UTF-8: what cannot be shown is escaped, as `\n` is.
+
+    A file's name may hold line breaks, terminal controls, marks that reverse the direction of
+    reading, and bytes that are no text at all, which Python keeps as lone surrogates.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )
 
 
 def _rebuild(
-    kind: type[VolumetricError], code: str, reason: str, remedy: str, path: str | None
+    kind: type[VolumetricError],
+    texts: tuple[str, str, str],
+    path: str | None,
+    choices: tuple[str, ...],
 ) -> VolumetricError:
-    return kind(code, reason, remedy, path=path)
+    return kind(*texts, path=path, choices=choices)
 
 
 class UnreadableFileError(VolumetricError):

@@ -6,12 +6,14 @@ Whatever moves voxels moves the affine in the same function.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from volumetric.errors import IntensityError
 from volumetric.interpolate import sample_axis, sample_grid
 from volumetric.volume import Affine, Volume, closest_axes
 
@@ -33,7 +35,7 @@ def orient(volume: Volume) -> Volume:
     for v in flipped:
         affine[:3, 3] += affine[:3, v] * (data.shape[1 + v] - 1)
         affine[:3, v] *= -1
-    return Volume(data.flip([1 + v for v in flipped]).contiguous(), affine, volume.kind)
+    return replace(volume, data=data.flip([1 + v for v in flipped]).contiguous(), affine=affine)
 
 
 def crop(volume: Volume, start: tuple[int, int, int], size: tuple[int, int, int]) -> Volume:
@@ -47,7 +49,7 @@ def crop(volume: Volume, start: tuple[int, int, int], size: tuple[int, int, int]
         data[(slice(None), *target)] = volume.data[(slice(None), *source)]
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.array(start, dtype=np.float64)
-    return Volume(data, affine, volume.kind)
+    return replace(volume, data=data, affine=affine)
 
 
 def resample(
@@ -77,25 +79,79 @@ def resample_like(volume: Volume, grid: Volume, *, labels: bool = False) -> Volu
     mapping = np.linalg.inv(volume.affine) @ grid.affine
     linear, offset = mapping[:3, :3], mapping[:3, 3]
     sampled = _sample(volume, grid.shape, linear, offset, labels=labels)
-    return Volume(sampled.data, grid.affine, volume.kind)
+    return replace(sampled, affine=grid.affine)
 
 
 def window(volume: Volume, low: float, high: float) -> Volume:
-    """Intensities clipped to [low, high], in float32."""
-    return volume.with_data(volume.data.to(torch.float32).clamp(low, high))
+    """Intensities clipped to [low, high], in float32; padding becomes the lowest measured one."""
+    filled = fill_padding(volume)
+    return filled.with_data(filled.data.to(torch.float32).clamp(low, high))
 
 
 def zscore(volume: Volume, *, mean: float | None = None, std: float | None = None) -> Volume:
     """Intensities with the mean subtracted, divided by the standard deviation, in float32.
 
-    Without given values each channel's own are used. A constant channel becomes 0.
+    Without given values each channel's own are used, of what was measured: padding takes no
+    part, and becomes the lowest of the rest. A constant channel becomes 0.
     """
-    data = volume.data.to(torch.float64)
-    centre = data.mean((1, 2, 3), keepdim=True) if mean is None else mean
-    spread = (
-        data.std((1, 2, 3), keepdim=True, correction=0) if std is None else torch.tensor(float(std))
-    )
-    return volume.with_data(((data - centre) / spread.clamp_min(1e-8)).to(torch.float32))
+    filled = fill_padding(volume)
+    if mean is None or std is None:
+        own = torch.stack([_mean_and_std(volume, c) for c in range(volume.data.shape[0])])
+        centre, spread = own[:, 0].reshape(-1, 1, 1, 1), own[:, 1].reshape(-1, 1, 1, 1)
+    centre = centre if mean is None else torch.tensor(float(mean))
+    spread = spread if std is None else torch.tensor(float(std))
+    data = (filled.data.to(torch.float64) - centre) / spread.clamp_min(1e-8)
+    return filled.with_data(data.to(torch.float32))
+
+
+def _mean_and_std(volume: Volume, channel: int) -> torch.Tensor:
+    values = volume.data[channel].to(torch.float64)
+    if volume.about.padding is not None:
+        values = values[measured(volume)[channel]]
+    return torch.stack([values.mean(), values.std(correction=0)])
+
+
+def measured(volume: Volume) -> torch.Tensor:
+    """Which voxels (C, D, H, W) hold a measurement: all but the padding."""
+    if volume.about.padding is None:
+        return torch.ones_like(volume.data, dtype=torch.bool)
+    low, high = volume.about.padding
+    return (volume.data < low) | (volume.data > high)
+
+
+def fill_padding(volume: Volume) -> Volume:
+    """The volume with its padding, if any, at the lowest value that was measured.
+
+    What lies outside a scanner's circle is often marked far below all measurements; left so, it
+    would be counted by every mean and blended into its neighbours.
+    """
+    inside = measured(volume)
+    if inside.all() or not inside.any():
+        return volume
+    lowest = volume.data[inside].amin()
+    about = replace(volume.about, padding=None)
+    return replace(volume, data=torch.where(inside, volume.data, lowest), about=about)
+
+
+def to_suv(volume: Volume) -> Volume:
+    """A PET scan in SUV by body weight, float32; unchanged if it is in SUV already.
+
+    Raises:
+        IntensityError: its header does not allow it.
+    """
+    about = volume.about
+    if about.unit == "SUV":
+        return volume
+    if about.suv_factor is None:
+        raise IntensityError(
+            "no-suv",
+            f"its values ({about.unit or 'unit unknown'}) cannot be turned into SUV",
+            "Convert it with the scanner's own tools, or use intensities of another kind",
+        )
+    factor = about.suv_factor
+    padding = about.padding and (about.padding[0] * factor, about.padding[1] * factor)
+    about = replace(about, unit="SUV", suv_factor=1.0, padding=padding)
+    return replace(volume, data=volume.data.to(torch.float32) * factor, about=about)
 
 
 def foreground_box(data: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -124,9 +180,8 @@ def _sample(
     affine: Affine = volume.affine @ step
     order, straight = _axis_order(linear)
     if not straight:
-        return Volume(
-            sample_grid(volume.data, shape, linear, offset, labels=labels), affine, volume.kind
-        )
+        data = sample_grid(volume.data, shape, linear, offset, labels=labels)
+        return _blended(volume, data, affine)
     # New axis v runs along old axis order[v]: bring the old axes into the new order first.
     data = volume.data.permute(0, *(1 + old for old in order))
     scales = [float(linear[old, v]) for v, old in enumerate(order)]
@@ -137,7 +192,14 @@ def _sample(
     data = sample_axis(
         data, shape, scales, starts, mode="copy" if whole else "labels" if labels else "cubic"
     )
-    return Volume(data.contiguous(), affine, volume.kind)
+    if whole or labels:
+        return replace(volume, data=data.contiguous(), affine=affine)
+    return _blended(volume, data.contiguous(), affine)
+
+
+def _blended(volume: Volume, data: torch.Tensor, affine: Affine) -> Volume:
+    """Interpolated voxels: none of them is padding any more, and nothing else is said anew."""
+    return replace(volume, data=data, affine=affine, about=replace(volume.about, padding=None))
 
 
 def _axis_order(linear: NDArray[np.float64]) -> tuple[list[int], bool]:
@@ -162,7 +224,7 @@ def prepare(
     {"kind": "zscore"}, or {"kind": "window", "low", "high", "mean", "std"}.
     """
     image = orient(image)
-    start, size = foreground_box(image.data)
+    start, size = foreground_box(fill_padding(image).data)
     image = resample(_scale(crop(image, start, size), intensity), spacing)
     if mask is not None:
         mask = resample(crop(orient(mask), start, size), spacing, labels=True)

@@ -10,10 +10,32 @@ import torch
 from numpy.typing import NDArray
 
 from volumetric.errors import GeometryError
+from volumetric.findings import Finding
 
 Affine = NDArray[np.float64]
 
 _AXIS_LETTERS = ("LR", "PA", "IS")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a file said of its voxels besides their place; nothing about the patient.
+
+    Attributes:
+        modality: DICOM's word: "CT", "MR", "PT", "US", …; None where the file does not say.
+        unit: of the values: "HU", "Bq/ml", "SUV"; None where unknown or without unit.
+        suv_factor: SUV (body weight) of one unit of the values; None where the header does
+            not allow it.
+        padding: lowest and highest value that mark voxels which hold no measurement, such as
+            those outside a scanner's circle; None if there are none.
+        findings: what was noticed while reading: duplicates dropped, a stack resampled, …
+    """
+
+    modality: str | None = None
+    unit: str | None = None
+    suv_factor: float | None = None
+    padding: tuple[float, float] | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +47,7 @@ class Volume:
         affine: float64 (4, 4), index (d, h, w, 1) to world: mm in RAS+ for a scan,
             (seconds, px, px) for a clip.
         kind: "scan" or "clip".
+        about: what its file said besides; carried along by whatever moves the voxels.
 
     Raises:
         GeometryError: data not 4-D or empty, affine not (4, 4), not finite, or singular.
@@ -33,6 +56,7 @@ class Volume:
     data: torch.Tensor
     affine: Affine
     kind: Literal["scan", "clip"] = "scan"
+    about: About = About()
 
     def __post_init__(self) -> None:
         if self.data.ndim != 4 or 0 in self.data.shape:
