@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.strategies import affines, world
+from tests.strategies import SIGNED_ORDERS, affines, world
 from volumetric import read_volume, write_volume
-from volumetric.errors import GeometryError, OutputError, UnreadableFileError, UnsupportedError
+from volumetric.errors import (
+    GeometryError,
+    OutputError,
+    UnreadableFileError,
+    UnsupportedError,
+    VolumetricError,
+)
 from volumetric.volume import Volume
 
 Save = Callable[..., Path]
@@ -87,12 +95,387 @@ def test_foreign_types_keep_their_values(tmp_path: Path, stored: str, kept: torc
     assert sorted(found.flatten().tolist()) == [0, 1, 300, 32000]
 
 
+SFORM = np.array([[0, 2, 0, -9], [-1.5, 0, 0, 8], [0, 0, 3, 7], [0, 0, 0, 1]], float)
+
+
+def fields(**changes: object) -> nib.Nifti1Header:
+    """A sound header of 2 x 3 x 4 int16 voxels, sform and qform alike, with fields changed."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((2, 3, 4))
+    header.set_zooms((1.5, 2, 3))
+    header.set_sform(SFORM, 1)
+    header.set_qform(SFORM, 1)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    for name, value in changes.items():
+        field, _, index = name.partition("__")
+        header[field][int(index) if index else ...] = value
+    return header
+
+
+def save_raw(path: Path, header: nib.Nifti1Header, n_bytes: int = 48) -> Path:
+    """The header exactly as it is, and voxels 0, 1, …"""
+    voxels = np.arange(n_bytes // 2, dtype=header.endianness + "i2").tobytes()
+    path.write_bytes(header.binaryblock + bytes(4) + voxels + bytes(n_bytes % 2))
+    return path
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(VolumetricError) as caught:
+        read_volume(path)
+    assert caught.value.path == str(path)
+    return caught.value.code
+
+
+def codes(volume: Volume) -> list[tuple[str, str]]:
+    return [(finding.code, finding.severity) for finding in volume.about.findings]
+
+
+QFORM = {"sform_code": 0}
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"sizeof_hdr": 347}, "unreadable-nifti"),
+        ({"magic": b"ni1"}, "bad-magic"),
+        ({"magic": b"n+2"}, "bad-magic"),
+        ({"magic": b""}, "bad-magic"),
+        ({"magic": b"n+1x"}, "bad-magic"),
+        ({"dim__0": 0}, "bad-dimensions"),
+        ({"dim__0": 8}, "bad-dimensions"),
+        ({"dim__0": -3}, "bad-dimensions"),
+        ({"dim__2": 0}, "bad-dimensions"),
+        ({"dim__2": -3}, "bad-dimensions"),
+        ({"dim__2": 4}, "truncated-file"),
+        ({"dim__2": 2}, "trailing-bytes"),
+        ({"datatype": 9999}, "bad-datatype"),
+        ({"datatype": 0}, "bad-datatype"),
+        ({"datatype": 255}, "bad-datatype"),
+        ({"datatype": 1, "bitpix": 1}, "voxel-type"),
+        ({"datatype": 1536, "bitpix": 128}, "voxel-type"),
+        ({"datatype": 2048, "bitpix": 256}, "voxel-type"),
+        ({"datatype": 2304, "bitpix": 32}, "voxel-type"),
+        ({"datatype": 4, "bitpix": 8}, "bad-bitpix"),
+        ({"datatype": 2, "bitpix": 8}, "trailing-bytes"),
+        ({"vox_offset": 0}, "bad-vox-offset"),
+        ({"vox_offset": 351}, "bad-vox-offset"),
+        ({"vox_offset": 352.5}, "bad-vox-offset"),
+        ({"vox_offset": -352}, "bad-vox-offset"),
+        ({"vox_offset": 4e9}, "bad-vox-offset"),
+        ({"vox_offset": NAN}, "bad-vox-offset"),
+        ({"vox_offset": INF}, "bad-vox-offset"),
+        ({"vox_offset": 368}, "truncated-file"),
+        ({"scl_slope": INF}, "bad-rescale"),
+        ({"scl_slope": 2, "scl_inter": NAN}, "bad-rescale"),
+        ({"scl_slope": 1, "scl_inter": -INF}, "bad-rescale"),
+        ({"xyzt_units": 3}, "odd-units"),
+        ({"srow_x__1": NAN}, "bad-affine"),
+        ({"srow_x__3": INF}, "bad-affine"),
+        ({"srow_x__1": 1e30}, "bad-affine"),
+        ({"srow_x": 0}, "singular-affine"),
+        ({"sform_code": -1}, "bad-orientation-code"),
+        ({"sform_code": 300}, "bad-orientation-code"),
+        ({"sform_code": 0, "qform_code": 6}, "bad-orientation-code"),
+        ({"sform_code": 0, "qform_code": 0}, "no-orientation"),
+        ({**QFORM, "pixdim__2": 0}, "bad-pixdim"),
+        ({**QFORM, "pixdim__2": -2}, "bad-pixdim"),
+        ({**QFORM, "pixdim__2": NAN}, "bad-pixdim"),
+        ({**QFORM, "pixdim__3": INF}, "bad-affine"),
+        ({**QFORM, "pixdim__0": 0.5}, "bad-qfac"),
+        ({**QFORM, "pixdim__0": NAN}, "bad-qfac"),
+        ({**QFORM, "quatern_b": 1.1}, "bad-quaternion"),
+        ({**QFORM, "quatern_b": NAN}, "bad-quaternion"),
+        ({**QFORM, "qoffset_x": NAN}, "bad-affine"),
+    ],
+)
+def test_a_header_that_cannot_be_right_is_refused(
+    tmp_path: Path, changes: dict[str, object], code: str
+) -> None:
+    assert refused(save_raw(tmp_path / "a.nii", fields(**changes))) == code
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scl_slope": 0, "scl_inter": 5},  # the standard: a slope of 0 scales nothing
+        {"scl_slope": NAN, "scl_inter": NAN},  # nifti1_io.c, and nibabel's own headers
+        {"scl_slope": 1, "scl_inter": 0},
+        {"pixdim__0": 0, "qform_code": 0, "pixdim__1": -1},  # unused by the sform
+        {"dim__4": -7, "dim__5": 99},  # behind dim[0]: ignored
+        {"sform_code": 4, "qform_code": 1},
+        {"cal_max": NAN, "slice_end": -9, "intent_code": 1002, "extents": 16384},
+    ],
+)
+def test_what_the_standard_allows_is_read(tmp_path: Path, changes: dict[str, object]) -> None:
+    volume = read_volume(save_raw(tmp_path / "a.nii", fields(**changes)))
+    assert volume.data.flatten().tolist() == list(range(24))
+    assert volume.data.dtype == torch.int16
+    assert volume.shape == (4, 3, 2)
+    assert np.array_equal(volume.affine, SFORM[:, [2, 1, 0, 3]])
+    assert volume.about.findings == ()
+
+
+def test_a_qfac_that_was_not_filled_in_means_one(tmp_path: Path) -> None:
+    plain = read_volume(save_raw(tmp_path / "a.nii", fields(**QFORM, pixdim__0=1)))
+    empty = read_volume(save_raw(tmp_path / "b.nii", fields(**QFORM, pixdim__0=0)))
+    assert np.array_equal(plain.affine, empty.affine)
+    flipped = read_volume(save_raw(tmp_path / "c.nii", fields(**QFORM, pixdim__0=-1)))
+    assert np.allclose(flipped.affine, plain.affine * [-1, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"qoffset_x": -9 + 0.4}, "sform-qform-conflict"),
+        ({"quatern_b": 0.1, "quatern_c": 0}, "sform-qform-conflict"),
+        ({"pixdim__3": 3.2}, "sform-qform-conflict"),
+        ({"pixdim__0": -1}, "sform-qform-conflict"),
+        ({"pixdim__3": 0}, "bad-pixdim"),
+        ({"pixdim__0": 7}, "bad-qfac"),
+        ({"quatern_c": 1.5}, "bad-quaternion"),
+        ({"qoffset_x": NAN}, "bad-affine"),
+    ],
+)
+def test_a_qform_that_disagrees_is_told(
+    tmp_path: Path, changes: dict[str, object], code: str
+) -> None:
+    volume = read_volume(save_raw(tmp_path / "a.nii", fields(**changes)))
+    assert np.array_equal(volume.affine, SFORM[:, [2, 1, 0, 3]])
+    assert codes(volume) == [(code, "warning")]
+
+
+def test_the_conflict_is_measured_at_the_worst_voxel(tmp_path: Path) -> None:
+    header = fields(pixdim__3=3.2, sform_code=4)  # 0.2 mm a slice, 3 slices away
+    (finding,) = read_volume(save_raw(tmp_path / "a.nii", header)).about.findings
+    assert "(MNI) and qform (scanner)" in finding.reason
+    assert "0.60 mm" in finding.reason
+    assert "most at voxel (3, " in finding.reason
+    close = fields(qoffset_x=-9 + 0.1)  # less than a tenth of the smallest spacing, 1.5 mm
+    assert read_volume(save_raw(tmp_path / "b.nii", close)).about.findings == ()
+
+
+def test_a_shear_is_kept_as_it_is(tmp_path: Path) -> None:
+    sheared = SFORM.copy()
+    sheared[0, 2] = 0.5
+    header = fields(qform_code=0)
+    header.set_sform(sheared, 2)
+    volume = read_volume(save_raw(tmp_path / "a.nii", header))
+    assert np.array_equal(volume.affine, sheared[:, [2, 1, 0, 3]])
+    assert codes(volume) == [("sheared-affine", "note")]
+
+
+@pytest.mark.parametrize("index", range(48))
+def test_every_order_of_axes_lies_where_nibabel_and_simpleitk_say(
+    tmp_path: Path, index: int
+) -> None:
+    rng = np.random.default_rng(index)
+    order, signs = SIGNED_ORDERS[index]
+    turn = np.linalg.qr(np.eye(3) + 0.2 * rng.normal(size=(3, 3)))[0]
+    turn *= np.sign(np.diag(turn))
+    affine = np.eye(4)
+    affine[:3, :3] = turn[:, order] * np.array(signs) * rng.uniform(0.4, 5, 3)
+    affine[:3, 3] = rng.uniform(-200, 200, 3)
+    image = nib.Nifti1Image(rng.integers(0, 999, (5, 3, 4)).astype(np.int16), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "both.nii.gz")
+    image.set_sform(None, 0)
+    nib.save(image, tmp_path / "qform.nii")
+    for path in (tmp_path / "both.nii.gz", tmp_path / "qform.nii"):
+        volume, other, third = read_volume(path), nib.load(path), sitk.ReadImage(str(path))
+        assert volume.about.findings == ()
+        for d, h, w in [(0, 0, 0), (3, 2, 4), *rng.integers(0, (4, 3, 5), (5, 3)).tolist()]:
+            place = world(volume, np.array([[d, h, w]]))[0]
+            assert np.abs(place - (other.affine @ (w, h, d, 1))[:3]).max() < 1e-3
+            lps = np.array(third.TransformIndexToPhysicalPoint((w, h, d)))
+            assert np.abs(place - lps * (-1, -1, 1)).max() < 1e-3
+            value = volume.data[0, d, h, w].item()
+            assert value == other.dataobj[w, h, d] == third.GetPixel(w, h, d)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair, nib.Nifti2Pair])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_either_version_and_byte_order_in_one_file_or_two(
+    tmp_path: Path, kind: type, order: str, suffix: str
+) -> None:
+    array = np.arange(-30, 30, dtype=order + "i4").reshape(3, 4, 5)
+    header = kind.header_class(endianness=order)
+    header.set_data_dtype(array.dtype)
+    image = kind(array, SFORM, header)
+    image.set_sform(SFORM, 1)
+    is_pair = "Pair" in kind.__name__
+    name = f"a{'.img' if is_pair else '.nii'}{suffix}"
+    nib.save(image, tmp_path / name)
+    for path in tmp_path.iterdir():
+        volume = read_volume(path)
+        assert np.array_equal(volume.data[0].numpy().transpose(2, 1, 0), array)
+        assert np.array_equal(volume.affine, SFORM[:, [2, 1, 0, 3]])
+    assert len(list(tmp_path.iterdir())) == 1 + is_pair
+
+
+def test_a_pair_needs_both_of_its_files_and_its_magic(tmp_path: Path) -> None:
+    image = nib.Nifti1Pair(np.ones((2, 3, 4), np.int16), SFORM)
+    nib.save(image, tmp_path / "a.img")
+    (tmp_path / "a.img").rename(tmp_path / "b.img")
+    assert refused(tmp_path / "a.hdr") == "missing-twin"
+    assert refused(tmp_path / "b.img") == "missing-twin"
+    save_raw(tmp_path / "b.hdr", fields())
+    with pytest.raises(UnreadableFileError, match="bad-magic"):
+        read_volume(tmp_path / "b.img")
+    # The voxels of one half may be compressed and the other not, and names may shout.
+    (tmp_path / "A.HDR").write_bytes((tmp_path / "a.hdr").read_bytes())
+    (tmp_path / "A.IMG.gz").write_bytes(gzip.compress((tmp_path / "b.img").read_bytes()))
+    assert read_volume(tmp_path / "A.HDR").shape == (4, 3, 2)
+    nib.save(nib.Spm99AnalyzeImage(np.ones((2, 3, 4), np.int16), SFORM), tmp_path / "old.img")
+    assert refused(tmp_path / "old.hdr") == "analyze"
+
+
+@pytest.mark.parametrize("n_axes", [1, 2])
+def test_missing_axes_have_one_voxel(tmp_path: Path, n_axes: int) -> None:
+    header = fields(dim__0=n_axes)
+    n_voxels = 6 if n_axes == 2 else 2
+    volume = read_volume(save_raw(tmp_path / "a.nii", header, 2 * n_voxels))
+    assert volume.shape == (1, 3 if n_axes == 2 else 1, 2)
+    assert volume.data.flatten().tolist() == list(range(n_voxels))
+    assert np.array_equal(volume.affine, SFORM[:, [2, 1, 0, 3]])
+    # A flat image without a slice thickness has no third axis to place it by.
+    flat = fields(dim__0=2, sform_code=0, pixdim__3=0)
+    assert refused(save_raw(tmp_path / "b.nii", flat, 12)) == "bad-pixdim"
+
+
+@pytest.mark.parametrize(
+    ("stored", "slope", "kept"),
+    [
+        ("int16", 0.1, torch.float32),
+        ("uint8", -3.0, torch.float32),
+        ("uint16", 1 / 3, torch.float32),
+        ("float32", 0.1, torch.float32),
+        ("int32", 0.1, torch.float64),  # float32 tells 16 million values apart, not 4 billion
+        ("uint32", 1e-3, torch.float64),
+        ("int64", 2.0, torch.float64),
+        ("float64", 0.1, torch.float64),
+    ],
+)
+def test_scaling_loses_no_value(
+    tmp_path: Path, stored: str, slope: float, kept: torch.dtype
+) -> None:
+    largest = 2.0**50 if stored == "int64" else np.iinfo(stored).max if "int" in stored else 1e9
+    array = np.array([0, 1, 2, largest - 1, largest], dtype=stored).reshape(5, 1, 1)
+    image = nib.Nifti2Image(array, SFORM, dtype=stored)
+    image.header.set_slope_inter(slope, 7)
+    nib.save(image, tmp_path / "a.nii")
+    stored_as = nib.load(tmp_path / "a.nii").dataobj
+    assert stored_as.slope == slope
+    found = read_volume(tmp_path / "a.nii").data
+    assert found.dtype == kept
+    raw = stored_as.get_unscaled().ravel().astype(np.longdouble)
+    expected = raw * slope + 7
+    assert np.allclose(found.flatten().numpy(), expected.astype(float), rtol=1e-7, atol=0)
+    if "int" in stored:
+        assert len(set(found.flatten().tolist())) == len(set(raw.tolist()))
+
+
+def test_a_far_intercept_asks_for_float64(tmp_path: Path) -> None:
+    near = read_volume(save_raw(tmp_path / "a.nii", fields(scl_slope=0.001, scl_inter=10)))
+    far = read_volume(save_raw(tmp_path / "b.nii", fields(scl_slope=0.001, scl_inter=1e6)))
+    assert (near.data.dtype, far.data.dtype) == (torch.float32, torch.float64)
+    assert len(far.data.unique()) == 24
+    huge = nib.Nifti1Image(np.full((2, 2, 2), 1e30, np.float32), SFORM)
+    huge.header.set_slope_inter(1e30, 0)
+    block = huge.header.copy()
+    block["vox_offset"], block["magic"] = 352, b"n+1"
+    block["scl_slope"], block["scl_inter"] = 1e30, 0
+    path = tmp_path / "c.nii"
+    path.write_bytes(block.binaryblock + bytes(4) + np.full(8, 1e30, "<f4").tobytes())
+    assert refused(path) == "bad-rescale"
+
+
+def test_unsigned_64_bits_are_kept_where_they_fit(tmp_path: Path) -> None:
+    for number, (largest, code) in enumerate([(2**63 - 1, None), (2**63, "voxel-type")]):
+        array = np.array([0, largest], np.uint64).reshape(2, 1, 1)
+        nib.save(nib.Nifti1Image(array, SFORM, dtype=np.uint64), tmp_path / f"{number}.nii")
+        if code:
+            assert refused(tmp_path / f"{number}.nii") == code
+        else:
+            found = read_volume(tmp_path / f"{number}.nii").data
+            assert found.flatten().tolist() == [0, largest]
+
+
+def test_what_a_file_holds_tells_whether_it_is_compressed(tmp_path: Path, save_nifti: Save) -> None:
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    plain, zipped = (save_nifti(tmp_path / name, array) for name in ("a.nii", "a.nii.gz"))
+    plain.rename(tmp_path / "b.nii.gz")
+    zipped.rename(tmp_path / "b.nii")
+    for name in ("b.nii", "b.nii.gz"):
+        found = read_volume(tmp_path / name).data[0].numpy()
+        assert np.array_equal(found.transpose(2, 1, 0), array)
+
+
+def test_a_flipped_bit_in_compressed_voxels_is_noticed(tmp_path: Path, save_nifti: Save) -> None:
+    rng = np.random.default_rng(3)
+    array = rng.integers(-500, 500, (9, 10, 11)).astype(np.int16)
+    content = save_nifti(tmp_path / "whole.nii.gz", array).read_bytes()
+    wrong_elsewhere = 0
+    for at in rng.integers(300, len(content) - 8, 60):
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        path = tmp_path / "damaged.nii.gz"
+        path.write_bytes(damaged)
+        assert refused(path) in ("damaged-compression", "truncated-file", "trailing-bytes")
+        try:
+            other = np.asarray(nib.load(path).dataobj)
+        except (OSError, EOFError, zlib.error):
+            continue
+        wrong_elsewhere += not np.array_equal(other, array)
+    assert wrong_elsewhere > 0  # nibabel does not read on to the checksum
+
+
+def test_bytes_behind_the_voxels(tmp_path: Path, save_nifti: Save) -> None:
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    plain = save_nifti(tmp_path / "a.nii", array).read_bytes()
+    path = tmp_path / "b.nii.gz"
+    for content, code in [
+        (gzip.compress(plain[:300]) + gzip.compress(plain[300:]), None),  # members
+        (gzip.compress(plain) + bytes(700), None),  # padding of a tape's blocks
+        (gzip.compress(plain) + gzip.compress(b""), None),
+        (gzip.compress(plain) + gzip.compress(b"x"), "trailing-bytes"),
+        (gzip.compress(plain + b"\0"), "trailing-bytes"),
+        (gzip.compress(plain) + b"no gzip", "damaged-compression"),
+        (gzip.compress(plain[:-1]), "truncated-file"),
+        (gzip.compress(plain)[:-1], "truncated-file"),
+        (plain + b"\0", "trailing-bytes"),
+        (plain[:-1], "truncated-file"),
+    ]:
+        path.write_bytes(content)
+        if code:
+            assert refused(path) == code
+        else:
+            assert np.array_equal(read_volume(path).data[0].numpy().transpose(2, 1, 0), array)
+
+
+def test_extensions_are_passed_over(tmp_path: Path, save_nifti: Save) -> None:
+    image = nib.Nifti1Image(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), SFORM)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"x" * 5000))
+    nib.save(image, tmp_path / "a.nii.gz")
+    expected = np.arange(8).reshape(2, 2, 2).transpose(2, 1, 0)
+    assert np.array_equal(read_volume(tmp_path / "a.nii.gz").data[0].numpy(), expected)
+    content = bytearray(gzip.decompress((tmp_path / "a.nii.gz").read_bytes()))
+    content[352:356] = (2**31 - 1).to_bytes(4, "little")  # one that claims two gigabytes
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    assert np.array_equal(read_volume(tmp_path / "b.nii.gz").data[0].numpy(), expected)
+
+
 def test_the_sform_goes_before_the_qform(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
     image.set_sform(np.diag([2.0, 2, 2, 1]), 1)
     image.set_qform(np.eye(4), 1)
     nib.save(image, tmp_path / "both.nii")
-    assert read_volume(tmp_path / "both.nii").spacing == (2, 2, 2)
+    both = read_volume(tmp_path / "both.nii")
+    assert both.spacing == (2, 2, 2)
+    assert codes(both) == [("sform-qform-conflict", "warning")]
     image.set_sform(None, 0)
     nib.save(image, tmp_path / "q.nii")
     assert read_volume(tmp_path / "q.nii").spacing == (1, 1, 1)
@@ -125,9 +508,9 @@ def test_refuses_what_it_cannot_prove(tmp_path: Path, save_nifti: Save) -> None:
         (save_nifti(tmp_path / "c.nii", np.zeros((2, 2, 2), "c8")), UnsupportedError, "voxel-type"),
         (flat_path, GeometryError, "singular"),
         (tmp_path / "lost.nii", GeometryError, "no-orientation"),
-        (tmp_path / "cut.nii.gz", UnreadableFileError, "unreadable-nifti"),
-        (tmp_path / "cut.nii", UnreadableFileError, "unreadable-nifti"),
-        (tmp_path / "empty.nii.gz", UnreadableFileError, "unreadable-nifti"),
+        (tmp_path / "cut.nii.gz", UnreadableFileError, "truncated-file"),
+        (tmp_path / "cut.nii", UnreadableFileError, "truncated-file"),
+        (tmp_path / "empty.nii.gz", UnreadableFileError, "empty-file"),
         (tmp_path / "words.nii.gz", UnreadableFileError, "unreadable-nifti"),
         (tmp_path / "absent.nii.gz", UnreadableFileError, "missing-file"),
         (tmp_path / "notes.txt", UnsupportedError, "unknown-format"),
@@ -137,20 +520,6 @@ def test_refuses_what_it_cannot_prove(tmp_path: Path, save_nifti: Save) -> None:
         assert caught.value.code.startswith(code)
         assert caught.value.path == str(path)
         assert caught.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("datatype", 9999), ("dim", [3, -5, 2, 2, 1, 1, 1, 1]), ("magic", b"x")]
-)
-def test_a_damaged_header_is_refused(tmp_path: Path, field: str, value: object) -> None:
-    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    image.set_sform(np.eye(4), 1)
-    header = image.header.structarr.copy()
-    header[field] = value
-    path = tmp_path / "a.nii"
-    path.write_bytes(header.tobytes() + bytes(4) + bytes(8))
-    with pytest.raises(UnreadableFileError):
-        read_volume(path)
 
 
 def test_metres_are_no_millimetres(tmp_path: Path) -> None:

@@ -2,58 +2,85 @@
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from volumetric.errors import UnreadableFileError, UnsupportedError
-from volumetric.io.nifti import is_nifti, read_nifti
+from volumetric.io.formats.metaimage import read_metaimage
+from volumetric.io.formats.mgh import read_mgh
+from volumetric.io.formats.nifti import read_nifti
+from volumetric.io.formats.nrrd import read_nrrd
 from volumetric.volume import Volume
 
-_DICOM_MAGIC_AT = 128
+_READERS: dict[str, Callable[[Path], Volume]] = {
+    **dict.fromkeys([".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"], read_nifti),
+    **dict.fromkeys([".mgh", ".mgh.gz", ".mgz"], read_mgh),
+    **dict.fromkeys([".nrrd", ".nhdr"], read_nrrd),
+    **dict.fromkeys([".mha", ".mhd"], read_metaimage),
+}
 
 
-def read_volume(path: Path | str, *, series_uid: str | None = None) -> Volume:
-    """The scan in a NIfTI file, a DICOM file, or a folder holding a DICOM series.
+def read_volume(
+    path: Path | str, *, series_uid: str | None = None, resample_irregular: bool = False
+) -> Volume:
+    """The scan in a NIfTI, MGH, NRRD, MetaImage or DICOM file, or in a folder of a DICOM series.
 
     Returns a Volume (C, D, H, W) in the stored dtype with its affine to mm in RAS+.
-    `series_uid` chooses one series where a folder holds several.
+    `series_uid` chooses one series where a folder holds several; `resample_irregular` allows
+    that a DICOM stack with irregular or tilted slices be resampled onto a regular grid.
 
     Raises:
-        UnreadableFileError: missing, truncated or damaged.
+        UnreadableFileError: missing, truncated or damaged; a pipe or device.
         UnsupportedError: sound, but of a kind that is not read.
         GeometryError: where its voxels lie cannot be proven.
         AmbiguousSeriesError: several series and none chosen.
     """
     path = Path(path)
-    if not path.exists():
-        raise UnreadableFileError(
-            "missing-file",
-            "does not exist",
-            "Check the path, and --root if it is relative",
-            path=path,
-        )
-    if path.is_file() and is_nifti(path):
-        return read_nifti(path)
-    if path.is_dir() or _is_dicom(path):
-        from volumetric.io.dicom import read_dicom
+    is_folder = _is_folder(path)
+    suffix = next((suffix for suffix in _READERS if path.name.lower().endswith(suffix)), None)
+    # Old archives name their slices .img, too.
+    if not is_folder and suffix and not (suffix == ".img" and _is_dicom(path)):
+        return _READERS[suffix](path)
+    if is_folder or _is_dicom(path):
+        from volumetric.io.dicom.scan import read_dicom
 
-        return read_dicom(path, series_uid=series_uid)
+        return read_dicom(path, series_uid=series_uid, resample_irregular=resample_irregular)
     raise UnsupportedError(
         "unknown-format",
-        f"is neither NIfTI nor DICOM ({path.suffix or 'no suffix'})",
+        f"is neither NIfTI, MGH, NRRD, MetaImage nor DICOM ({path.suffix or 'no suffix'})",
         "Convert it to .nii.gz, or name a folder of DICOM files",
         path=path,
     )
 
 
-def _is_dicom(path: Path) -> bool:
+def _is_folder(path: Path) -> bool:
+    """Whether it is a folder, not a file; refused where it is neither."""
     try:
-        with path.open("rb") as file:
-            file.seek(_DICOM_MAGIC_AT)
-            return file.read(4) == b"DICM"
-    except OSError as error:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise UnreadableFileError(
-            "unreadable-file",
-            f"cannot be opened ({error.strerror})",
-            "Check its permissions",
+            "missing-file",
+            "does not exist",
+            "Check the path, and --root if it is relative",
             path=path,
         ) from error
+    except (OSError, ValueError) as error:  # a loop of links, a name no file can have
+        raise UnreadableFileError(
+            "unreadable-file",
+            f"cannot be found ({getattr(error, 'strerror', error)})",
+            "Check its name, its links and permissions",
+            path=path,
+        ) from error
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        # A pipe is waited for and a device may have no end.
+        raise UnreadableFileError(
+            "not-a-file", "is a pipe, socket or device", "Name a file", path=path
+        )
+    return stat.S_ISDIR(mode)
+
+
+def _is_dicom(path: Path) -> bool:
+    from volumetric.io.dicom.files import claims_dicom  # pydicom loads only where it is needed
+
+    return claims_dicom(path)
