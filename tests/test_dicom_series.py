@@ -1,0 +1,394 @@
+"""Which slices of a folder make one volume: split by what separates them, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import CTImageStorage, PositronEmissionTomographyImageStorage
+
+from tests.slices import (
+    SAGITTAL,
+    along_z,
+    decimals,
+    edit,
+    refusal,
+    write_series,
+    write_slice,
+    write_stack,
+)
+from volumetric.errors import AmbiguousSeriesError, GeometryError
+from volumetric.io.dicom.scan import read_dicom
+
+
+def write_repeats(folder: Path, keyword: str, values, **tags) -> None:
+    """Four slices a value of one tag, all values at the same places; voxels hold its index."""
+    for number, value in enumerate(values):
+        for index in range(4):
+            write_slice(
+                folder / f"{index}_{number}.dcm",
+                np.full((5, 6), 10 * number + index, np.int16),
+                position=(0, 0, 2.0 * index),
+                **({keyword: value, "AcquisitionTime": f"10{number:02}{index:02}"} | tags),
+            )
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [
+        ("EchoTime", [4.92, 9.84]),
+        ("EchoNumbers", [1, 2, 3]),
+        ("InversionTime", [100, 2500]),
+        ("DiffusionBValue", [0.0, 500.0, 1000.0]),
+        ("TemporalPositionIdentifier", [1, 2, 3]),
+        ("TriggerTime", [0, 40, 80]),
+        ("AcquisitionNumber", [1, 2]),
+        ("SequenceName", ["*ep_b0", "*ep_b1000#1"]),
+        ("ConvolutionKernel", ["B30f", "B70f"]),
+        ("ImageType", [["DERIVED", "PRIMARY", "DIXON", "WATER"], ["DERIVED", "PRIMARY", "FAT"]]),
+        ("ImageType", [["ORIGINAL", "PRIMARY", "M"], ["ORIGINAL", "PRIMARY", "P"]]),
+    ],
+)
+def test_what_repeats_is_split_and_each_choice_reads_one_volume(tmp_path, keyword, values):
+    write_repeats(tmp_path, keyword, values)
+    error = refusal(tmp_path)
+    assert isinstance(error, AmbiguousSeriesError)
+    assert error.code == "several-volumes"
+    assert len(error.choices) == len(values)
+    for number, choice in enumerate(error.choices):
+        assert f"{choice} 'T1', 4 images of 6x5" in error.reason
+        volume = read_dicom(tmp_path, series_uid=choice)
+        assert volume.data[0, :, 0, 0].tolist() == [10 * number + index for index in range(4)]
+
+
+def test_two_reasons_to_repeat_are_both_named(tmp_path):
+    for number, component in enumerate("MP"):
+        folder = tmp_path / component
+        tags = {"ImageType": ["ORIGINAL", "PRIMARY", component]}
+        write_repeats(folder, "EchoTime", [5 + 100 * number, 7 + 100 * number], **tags)
+    error = refusal(tmp_path)
+    assert len(error.choices) == 4
+    write_repeats(tmp_path / "M", "EchoTime", [5, 7], ImageType=["ORIGINAL", "PRIMARY", "M"])
+    write_repeats(tmp_path / "P", "EchoTime", [5, 7], ImageType=["ORIGINAL", "PRIMARY", "P"])
+    error = refusal(tmp_path)
+    assert set(error.choices) == {
+        f"1.2.3[EchoTime={time};ComplexImageComponent={component}]"
+        for time in (5, 7)
+        for component in ("MAGNITUDE", "PHASE")
+    }
+    for choice in error.choices:
+        assert read_dicom(tmp_path, series_uid=choice).shape == (4, 5, 6)
+
+
+@pytest.mark.parametrize("keyword", ["EchoTime", "DiffusionBValue", "InversionTime"])
+def test_two_contrasts_in_one_stack_are_refused(tmp_path, keyword):
+    write_series(tmp_path, depth=6)
+    for name in range(6):
+        edit(tmp_path, name, **{keyword: 5.0 if name < 3 else 900.0})
+    error = refusal(tmp_path)
+    assert (type(error), error.code) == (AmbiguousSeriesError, "mixed-contrast")
+
+
+def test_echo_times_that_wander_by_microseconds_are_one(tmp_path):
+    write_series(tmp_path, depth=3)
+    for name in range(3):
+        edit(tmp_path, name, EchoTime=11.412 + 0.004 * name)
+    assert read_dicom(tmp_path).shape[0] == 3
+
+
+def test_what_differs_in_every_slice_splits_nothing(tmp_path):
+    write_series(tmp_path, depth=5)
+    for name in range(5):
+        edit(tmp_path, name, AcquisitionNumber=name, ContentTime=f"10101{name}", TriggerTime=name)
+    assert read_dicom(tmp_path).shape[0] == 5
+
+
+def test_a_choice_that_is_not_there_lists_what_is(tmp_path):
+    write_repeats(tmp_path, "EchoTime", [5, 7])
+    error = refusal(tmp_path, series_uid="1.2.3[EchoTime=6]")
+    assert (error.code, error.choices) == ("series-not-found", ("1.2.3",))
+
+
+@pytest.mark.parametrize(
+    ("code", "tags"),
+    [
+        ("mixed-orientation", {"ImageOrientationPatient": decimals(SAGITTAL)}),
+        ("mixed-pixel-spacing", {"PixelSpacing": [1, 1]}),
+        ("mixed-frame-of-reference", {"FrameOfReferenceUID": "1.9"}),
+        ("mixed-study", {"StudyInstanceUID": "1.8"}),
+    ],
+)
+def test_stacks_within_a_series_are_listed_and_can_be_chosen(tmp_path, code, tags):
+    stored = write_series(tmp_path / "a")
+    write_series(tmp_path / "b", depth=3, origin=(0, 0, 90))
+    for name in range(3):
+        edit(tmp_path / "b", name, **tags)
+    error = refusal(tmp_path)
+    assert (type(error), error.code, len(error.choices)) == (GeometryError, code, 2)
+    chosen = read_dicom(tmp_path, series_uid=error.choices[0])
+    np.testing.assert_array_equal(chosen.data[0].numpy(), stored)
+
+
+@pytest.mark.parametrize(
+    "tags", [{"RescaleType": "US"}, {"RescaleSlope": None, "RescaleIntercept": None}]
+)
+def test_values_in_two_units_are_refused(tmp_path, tags):
+    write_series(tmp_path, RescaleType="HU", Modality="CT", RescaleSlope=1, RescaleIntercept=-1024)
+    edit(tmp_path, 1, **tags)
+    assert refusal(tmp_path).code == "mixed-units"
+
+
+@pytest.mark.parametrize("missing", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("how", ["absent", "empty"])
+def test_half_a_rescale_is_refused(tmp_path, missing, how):
+    write_series(tmp_path, **{"RescaleSlope": 2, "RescaleIntercept": 3, missing: None})
+    for name in range(4) if how == "empty" else ():
+        edit(tmp_path, name, **{missing: None})
+    assert refusal(tmp_path).code == "bad-rescale"
+
+
+def test_a_series_without_places_does_not_hide_the_scan(tmp_path):
+    stored = write_series(tmp_path / "scan")
+    write_slice(
+        tmp_path / "report.dcm",
+        np.zeros((9, 9), np.int16),
+        position=(0, 0, 0),
+        SeriesInstanceUID="1.5",
+        ImagePositionPatient=None,
+    )
+    np.testing.assert_array_equal(read_dicom(tmp_path).data[0].numpy(), stored)
+    assert refusal(tmp_path, series_uid="1.5").code == "no-geometry"
+
+
+def test_what_was_set_apart_is_said(tmp_path):
+    write_series(tmp_path)
+    picture = np.zeros((9, 9), np.int16)
+    tags = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    write_slice(tmp_path / "scout.dcm", picture, position=(0, 0, 0), **tags)
+    (finding,) = read_dicom(tmp_path).about.findings
+    assert (finding.code, finding.severity) == ("set-apart", "note")
+    assert "1 localizer" in finding.reason
+
+
+# Copies
+
+
+def test_a_slice_that_is_there_twice_is_read_once_and_said(tmp_path):
+    stored = write_series(tmp_path)
+    (tmp_path / "copy.dcm").write_bytes((tmp_path / "2.dcm").read_bytes())
+    volume = read_dicom(tmp_path)
+    np.testing.assert_array_equal(volume.data[0].numpy(), stored)
+    (finding,) = volume.about.findings
+    assert (finding.code, finding.severity) == ("duplicate-slice", "note")
+    assert "1 slices are there twice" in finding.reason
+
+
+@pytest.mark.parametrize("tags", [{"RescaleSlope": 2.0}, {"PixelData": bytes(60)}])
+def test_a_slice_that_is_there_twice_with_other_values_is_refused(tmp_path, tags):
+    write_series(tmp_path, RescaleSlope=1, RescaleIntercept=0)
+    dataset = dcmread(tmp_path / "2.dcm")
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(tmp_path / "copy.dcm")
+    error = refusal(tmp_path)
+    assert error.code == "duplicate-position"
+    assert "copy.dcm" in error.reason
+
+
+# Grids that are made regular on request
+
+
+def smooth(places):
+    """A value that changes linearly in space, so that any interpolation keeps it exactly."""
+    return (2 * places[..., 0] - 3 * places[..., 1] + 5 * places[..., 2]) + 1000
+
+
+def write_smooth(folder: Path, positions) -> None:
+    rows, columns = np.indices((12, 14))
+    for index, position in enumerate(positions):
+        places = np.array(position) + np.stack([columns * 0.75, rows * 0.5, 0 * rows], -1)
+        stored = np.round(10 * smooth(places)).astype(np.int32)
+        write_slice(
+            folder / f"{index}.dcm", stored, position=position, RescaleSlope=0.1, RescaleIntercept=0
+        )
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        along_z(0, 2, 4, 7, 9),
+        along_z(0, 2, 4, 8, 10),
+        [(0, 0.5 * index, 2 * index) for index in range(6)],
+        [(0, -0.6 * index, 2 * index) for index in range(6)],
+        [(0.3 * index, 0.5 * index, 2 * index) for index in range(6)],
+        [(0, 0.5 * index, 2 * index) for index in (0, 1, 3, 4)],
+    ],
+)
+def test_resampled_values_lie_where_they_belong(tmp_path, positions):
+    write_smooth(tmp_path, positions)
+    volume = read_dicom(tmp_path, resample_irregular=True)
+    assert volume.data.dtype == torch.float32
+    assert volume.about.findings[-1].code == "resampled"
+    axes = volume.affine[:3, :3] / volume.spacing
+    np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-9)
+    index = np.stack(np.indices(volume.shape), -1).reshape(-1, 3)
+    ras = index @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    values, expected = volume.data[0].numpy().reshape(-1), smooth(ras * [-1, -1, 1])
+    # Inside every slice: a voxel from the edges, where nothing was measured beside them.
+    lps = ras * [-1, -1, 1]
+    low, high = np.array(positions).min(0), np.array(positions).max(0)
+    inner = (
+        (lps[:, 0] >= high[0] + 0.8)
+        & (lps[:, 0] <= low[0] + 13 * 0.75 - 0.8)
+        & (lps[:, 1] >= high[1] + 0.6)
+        & (lps[:, 1] <= low[1] + 11 * 0.5 - 0.6)
+    )
+    assert inner.sum() > 5
+    np.testing.assert_allclose(values[inner], expected[inner], atol=0.3)
+    assert index[:, 0].max() * volume.spacing[0] == pytest.approx(high[2] - low[2])
+
+
+def test_tilted_stack_keeps_every_measured_voxel_in_view(tmp_path):
+    write_smooth(tmp_path, [(0, 0.5 * index, 2 * index) for index in range(6)])
+    volume = read_dicom(tmp_path, resample_irregular=True)
+    assert volume.shape == (6, 12 + 5, 14)
+    assert volume.data.amin() >= 0.9 * smooth(np.array([0.0, 5.5 + 2.5, 0]))
+
+
+def test_regular_stack_is_not_resampled(tmp_path):
+    stored = write_series(tmp_path)
+    volume = read_dicom(tmp_path, resample_irregular=True)
+    np.testing.assert_array_equal(volume.data[0].numpy(), stored)
+    assert not volume.about.findings
+
+
+def test_padding_is_not_blended_into_a_resampled_stack(tmp_path):
+    for index, height in enumerate((0, 2, 4, 7)):
+        stored = np.full((8, 8), 100, np.int16)
+        stored[:3] = -2000
+        write_slice(
+            tmp_path / f"{index}.dcm", stored, position=(0, 0, height), PixelPaddingValue=-2000
+        )
+    volume = read_dicom(tmp_path, resample_irregular=True)
+    assert volume.data.unique().tolist() == [100.0]
+    assert volume.about.padding is None
+
+
+# What is said of the values
+
+
+def test_padding_modality_and_unit_are_known(tmp_path):
+    write_series(
+        tmp_path,
+        SOPClassUID=CTImageStorage,
+        Modality="CT",
+        RescaleSlope=1,
+        RescaleIntercept=-1024,
+        PixelPaddingValue=-2000,
+    )
+    about = read_dicom(tmp_path).about
+    assert (about.modality, about.unit, about.padding) == ("CT", "HU", (-3024, -3024))
+
+
+def test_a_padding_range_is_ordered_and_rescaled(tmp_path):
+    write_series(
+        tmp_path,
+        stored=np.zeros((3, 5, 6), np.uint16),
+        RescaleSlope=-2,
+        RescaleIntercept=1,
+        PixelPaddingValue=10,
+        PixelPaddingRangeLimit=4,
+    )
+    assert read_dicom(tmp_path).about.padding == (-19, -7)
+
+
+def test_every_second_slice_lost_is_said(tmp_path):
+    write_stack(tmp_path, along_z(0, 4, 8, 12), SpacingBetweenSlices=2)
+    (finding,) = read_dicom(tmp_path).about.findings
+    assert (finding.code, finding.severity) == ("stated-spacing-differs", "warning")
+
+
+def pet_tags(**drug) -> dict[str, object]:
+    """A PET scan 6,588 s (one half-life of F-18) after an injection of 300 MBq."""
+    item = Dataset()
+    for keyword, value in {
+        "RadiopharmaceuticalStartTime": "100000.00",
+        "RadionuclideTotalDose": 3e8,
+        "RadionuclideHalfLife": 6588,
+        **drug,
+    }.items():
+        setattr(item, keyword, value)
+    return {
+        "SOPClassUID": PositronEmissionTomographyImageStorage,
+        "Modality": "PT",
+        "Units": "BQML",
+        "DecayCorrection": "START",
+        "CorrectedImage": ["DECY", "ATTN", "SCAT"],
+        "PatientWeight": 75,
+        "SeriesDate": "20240229",
+        "SeriesTime": "114948",
+        "AcquisitionDate": "20240229",
+        "AcquisitionTime": "114948",
+        "RescaleSlope": 0.5,
+        "RescaleIntercept": 0,
+        "RadiopharmaceuticalInformationSequence": Sequence([item]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "dose"),
+    [
+        ({}, 1.5e8),
+        ({"DecayCorrection": "ADMIN"}, 3e8),
+        ({"AcquisitionTime": "115500"}, 1.5e8),
+    ],
+)
+def test_suv_factor_is_weight_over_the_dose_that_is_left(tmp_path, changed, dose):
+    write_series(tmp_path, **(pet_tags() | changed))
+    about = read_dicom(tmp_path).about
+    assert about.unit == "Bq/ml"
+    assert about.suv_factor == pytest.approx(75_000 / dose)
+    assert not about.findings
+
+
+def test_injection_may_carry_its_date(tmp_path):
+    tags = pet_tags(RadiopharmaceuticalStartDateTime="20240228235948")
+    write_series(tmp_path, **(tags | {"SeriesTime": "014936", "AcquisitionTime": "014936"}))
+    assert read_dicom(tmp_path).about.suv_factor == pytest.approx(75_000 / 1.5e8)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"PatientWeight": None},
+        {"CorrectedImage": ["DECY"]},
+        {"DecayCorrection": "NONE"},
+        {"SeriesTime": "120000"},
+        {"SeriesTime": "090000"},
+        {"RadiopharmaceuticalInformationSequence": None},
+    ],
+)
+def test_suv_that_the_header_does_not_allow_is_unknown_and_said(tmp_path, changed):
+    write_series(tmp_path, **(pet_tags() | changed))
+    about = read_dicom(tmp_path).about
+    assert about.suv_factor is None
+    assert [finding.code for finding in about.findings] == ["no-suv"]
+
+
+# Files without preamble
+
+
+def test_a_data_set_without_preamble_is_read(tmp_path):
+    stored = write_series(tmp_path)
+    for file in tmp_path.iterdir():
+        dataset = dcmread(file)
+        del dataset.file_meta
+        dataset.preamble = None
+        dataset.save_as(file, implicit_vr=True, little_endian=True, enforce_file_format=False)
+        assert file.read_bytes()[128:132] != b"DICM"
+    np.testing.assert_array_equal(read_dicom(tmp_path).data[0].numpy(), stored)

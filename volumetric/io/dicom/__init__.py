@@ -1,0 +1,1 @@
+"""DICOM in: files → headers → series → geometry → pixels → values → Volume."""

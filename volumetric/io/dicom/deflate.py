@@ -1,0 +1,97 @@
+"""Deflated DICOM: the file as it would be had it never been deflated."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from volumetric.errors import UnreadableFileError
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+_EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"  # as long as the UID it stands in for
+_LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT")
+_LARGEST_META = 2**16
+# Deflate can gain 1032 to 1: headers gain 5, pixels 2 to 4, an image blank throughout all of it.
+# So nothing is refused below 64 MiB, which no blank slice reaches, nor below 100 to 1.
+_FREE_BYTES = 64 * 2**20
+_LARGEST_RATIO = 100
+_PIECE_BYTES = 2**16
+
+
+def inflate(path: Path) -> bytes:
+    """A deflated file (PS3.5 A.5) as the bytes of an explicit little-endian one.
+
+    They begin as the file does; offsets in them count from there. They name the explicit
+    little-endian transfer syntax, so that a parser does not inflate them again.
+
+    Raises:
+        UnreadableFileError: cut or damaged ("bad-header"), or out of all proportion to the
+            file ("decompression-bomb").
+    """
+    try:
+        with path.open("rb") as stream:
+            meta = _read_meta(stream)
+            deflated = stream.read()
+    except OSError as error:
+        raise UnreadableFileError(
+            "unreadable-file",
+            f"cannot be read ({error.strerror})",
+            "Check its permissions",
+            path=path,
+        ) from error
+    return meta.replace(DEFLATED.encode(), _EXPLICIT, 1) + _inflate_bytes(deflated, path)
+
+
+def largest_inflated(n_bytes: int) -> int:
+    """The most bytes that a deflated file of `n_bytes` is let inflate to."""
+    return max(_FREE_BYTES, _LARGEST_RATIO * n_bytes)
+
+
+def _inflate_bytes(deflated: bytes, path: Path) -> bytes:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = bytearray()
+    try:
+        for start in range(0, len(deflated), _PIECE_BYTES):
+            piece = deflated[start : start + _PIECE_BYTES]
+            while piece:
+                inflated += inflater.decompress(piece, 16 * _PIECE_BYTES)
+                piece = inflater.unconsumed_tail
+                # Against what it took so far: a bomb is refused at its first 64 MiB.
+                _refuse_bomb(len(inflated), start + _PIECE_BYTES, path)
+        inflated += inflater.flush()
+    except zlib.error as error:
+        raise UnreadableFileError(
+            "bad-header", "its deflated data set is damaged", "Copy it again", path=path
+        ) from error
+    if not inflater.eof:
+        raise UnreadableFileError(
+            "bad-header", "its deflated data set is cut", "Copy it again", path=path
+        )
+    return bytes(inflated)
+
+
+def _refuse_bomb(n_inflated: int, n_deflated: int, path: Path) -> None:
+    if n_inflated > largest_inflated(n_deflated):
+        raise UnreadableFileError(
+            "decompression-bomb",
+            f"its first {n_deflated:,} deflated bytes hold {n_inflated:,} and more",
+            "Remove it, or export it uncompressed",
+            path=path,
+        )
+
+
+def _read_meta(stream: BinaryIO) -> bytes:
+    """Preamble and file meta information (group 2, always explicit little endian), verbatim."""
+    meta = stream.read(132)
+    while len(meta) < _LARGEST_META:
+        element = stream.read(8)
+        length = int.from_bytes(element[6:8], "little")
+        if element[4:6] in _LONG_VRS:
+            element += stream.read(4)
+            length = int.from_bytes(element[8:12], "little")
+        if element[:2] != b"\x02\x00" or length > _LARGEST_META:
+            break
+        meta += element + stream.read(length)
+    stream.seek(len(meta))
+    return meta

@@ -1,0 +1,90 @@
+"""DICOM values: stored numbers to the modality's own, and what these mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetric.io.dicom.slices import Slice
+from volumetric.volume import About
+
+_UNITS = {"HU": "HU", "BQML": "Bq/ml", "GML": "SUV"}
+
+
+def rescale(stored: Sequence[NDArray[np.integer]], slices: Sequence[Slice]) -> NDArray[Any]:
+    """Output values (D, H, W): stored ones times slope plus intercept, of each slice its own.
+
+    int16 where every slope is 1 and every intercept whole (int32 or int64 where they do not
+    fit), else float32. MONOCHROME1 is inverted first, within the range of the bits stored
+    (lowest + highest - value), so that bright is high in every case; as GDCM does.
+    """
+    stored = [_invert(values, one) for values, one in zip(stored, slices, strict=True)]
+    rescales = [one.rescale or (1.0, 0.0) for one in slices]
+    whole = all(slope == 1 and intercept.is_integer() for slope, intercept in rescales)
+    dtype = _whole_dtype(stored, rescales) if whole else np.dtype(np.float32)
+    voxels = np.empty((len(stored), *stored[0].shape), dtype)
+    for index, (slope, intercept) in enumerate(rescales):
+        if not whole:
+            voxels[index] = stored[index] * slope + intercept  # in float64
+        elif intercept == 0:
+            voxels[index] = stored[index]
+        else:
+            # Wider inside: a stored value may only fit once the intercept is added.
+            wide = np.int32 if dtype == np.int16 and stored[index].itemsize < 4 else np.int64
+            np.add(stored[index], int(intercept), out=voxels[index], dtype=wide, casting="unsafe")
+    return voxels
+
+
+def _invert(stored: NDArray[np.integer], one: Slice) -> NDArray[np.integer]:
+    if one.encoding.photometric != "MONOCHROME1":
+        return stored
+    inverted: NDArray[np.integer] = stored.dtype.type(_both_ends(one)) - stored
+    return inverted
+
+
+def _both_ends(one: Slice) -> int:
+    """Lowest plus highest value that the bits stored can hold."""
+    return -1 if one.encoding.signed else 2 ** one.encoding.bits[1] - 1
+
+
+def _whole_dtype(
+    stored: Sequence[NDArray[np.integer]], rescales: Sequence[tuple[float, float]]
+) -> np.dtype[np.generic]:
+    pairs = list(zip(stored, rescales, strict=True))
+    low = min(int(values.min()) + int(intercept) for values, (_, intercept) in pairs)
+    high = max(int(values.max()) + int(intercept) for values, (_, intercept) in pairs)
+    for kind in (np.int16, np.int32):
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return np.dtype(kind)
+    return np.dtype(np.int64)
+
+
+def describe_values(slices: Sequence[Slice]) -> About:
+    """Modality, unit and padding of the slices of one volume."""
+    first = slices[0]
+    return About(modality=first.modality or None, unit=_unit(first), padding=_padding(slices))
+
+
+def _unit(one: Slice) -> str | None:
+    if one.modality == "CT" and one.unit == "" and one.rescale is not None:
+        return "HU"  # PS3.3 C.11.1.1.2: so it is where a CT does not say
+    return _UNITS.get(one.unit)
+
+
+def _padding(slices: Sequence[Slice]) -> tuple[float, float] | None:
+    """The range of output values that mean nothing; None where slices do not agree on one."""
+    ranges = set()
+    for one in slices:
+        if one.padding is None:
+            return None
+        slope, intercept = one.rescale or (1.0, 0.0)
+        inverted = one.encoding.photometric == "MONOCHROME1"
+        ends = [_both_ends(one) - end if inverted else end for end in one.padding]
+        ranges.add(tuple(sorted(end * slope + intercept for end in ends)))
+    if len(ranges) > 1:
+        return None
+    low, high = ranges.pop()
+    return low, high
