@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -26,6 +27,20 @@ app = typer.Typer(
 )
 
 _STOPPED = "volumetric: stopped; the same command goes on from here"
+
+_CHECK = """The data doctor: is every scan what it claims to be, and the set fit to learn from?
+
+\b
+volumetric check data_manifests/hippocampus.yaml --root data/Task04_Hippocampus
+volumetric check scans/           each volume file, each folder of DICOM files
+volumetric check a.nii.gz b.nrrd
+
+An error: cannot be used as it is, and `volumetric run` sets the case apart. A warning: can be
+used, but look at it. A note: dealt with, and said. A manifest tells more than a folder does:
+masks beside their images, labels, folds, subjects on both sides of one.
+
+Exit code 0: no error; 1: errors; 2: nothing could be checked.
+"""
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/hippocampus_cpu.")]
 Device = Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda or cuda:N.")]
@@ -146,6 +161,44 @@ def segment(
         raise typer.Exit(1 if n_done else 2)
 
 
+@app.command(help=_CHECK)
+def check(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATH...",
+            help="A manifest (YAML, or CSV of cases), a folder of scans at any depth, or files.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document, nothing cut.")
+    ] = False,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder a manifest's paths start from; default: the manifest's own."),
+    ] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="Say what can be found: every code with its meaning.")
+    ] = False,
+) -> None:
+    """Is every scan what it claims to be, and the data set fit to learn from?"""
+    from pipeline.check import check as stage
+    from pipeline.check import list_codes, to_json, to_text
+
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if list_:
+        typer.echo(list_codes())
+        return
+    if not paths:
+        raise ConfigError("nothing-to-check", "no path was given", "Try volumetric check --help")
+    report = stage(paths, root=root)
+    typer.echo(to_json(report) if as_json else to_text(report, styled=_styled))
+    if any(finding.severity == "error" for finding in report.findings):
+        raise typer.Exit(1)
+
+
 @app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="Data set of data_manifests/, or path of its YAML.")],
@@ -251,6 +304,13 @@ def _finish(folder: Path, result: Path | None = None) -> None:
             _say(f"quarantined {entry['id']}: {entry['reason']} ({entry['path']})")
         _say(f"{len(entries)} cases in quarantine: see {folder / 'quarantine.json'}")
         raise typer.Exit(1)
+
+
+def _styled(text: str, severity: str) -> str:
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return text
+    colours = {"error": typer.colors.RED, "warning": typer.colors.YELLOW}
+    return typer.style(text, fg=colours.get(severity), bold=severity == "error")
 
 
 def _say(line: str) -> None:

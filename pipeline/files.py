@@ -43,7 +43,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text, whole or not at all."""
     partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text, encoding="utf-8")
+    # A name that is no UTF-8 stands as \udcXX, which inside JSON means what it meant before.
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     partial.replace(path)
 
 

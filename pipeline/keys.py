@@ -15,11 +15,12 @@ from volumetric.cases import Case
 from volumetric.errors import OutputError, UnreadableFileError
 from volumetric.model import ModelSpec
 
+_MEASURING = ("volume", "io", "check", "preprocess", "interpolate", "fingerprint")
 _UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
 
 
 def case_key(run: Run, case: Case) -> str:
-    """Of the case's bytes as they are now, its classes, and the code that reads and measures.
+    """Of the case's bytes as they are now, the manifest, and the code that reads and measures.
 
     Raises:
         UnreadableFileError: a file is missing.
@@ -32,8 +33,9 @@ def case_key(run: Run, case: Case) -> str:
                 "Check the manifest's path, and --root",
                 path=path,
             )
-    code = hash_code("volume", "check", "io", "preprocess", "interpolate", "fingerprint")
-    return hash_values(hash_files([case.image, case.mask]), run.data_set.classes, code)
+    code = hash_code(*_MEASURING)
+    about = [run.data_set.classes, run.data_set.modality]
+    return hash_values(hash_files([case.image, case.mask]), about, code)
 
 
 def facts_key(run: Run, case: Case) -> str | None:

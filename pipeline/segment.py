@@ -17,7 +17,7 @@ from volumetric.check import read_case
 from volumetric.errors import ManifestError, OutputError, UnsupportedError
 from volumetric.inference.segment import segment_volume
 from volumetric.io import write_volume
-from volumetric.io.nifti import is_nifti
+from volumetric.io.formats.nifti import is_nifti
 from volumetric.model import Model, load_model
 from volumetric.volume import Volume
 

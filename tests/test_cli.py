@@ -22,6 +22,7 @@ COMMANDS = [
     "evaluate",
     "report",
     "segment",
+    "check",
     "fetch",
     "models",
 ]
@@ -80,6 +81,9 @@ def test_every_command_explains_itself(command: str) -> None:
         (["run", "hippocampus_cpu", "--out", "pyproject.toml/run"], "cannot be written"),
         (["report", "nowhere"], "holds no run"),
         (["segment", "nowhere", "scan.nii.gz", "--out", "x"], "is no model folder"),
+        (["check"], "no path was given"),
+        (["check", "nowhere"], "does not exist"),
+        (["check", "nowhere/at.all"], "is neither a file nor a folder"),
         (["fetch", "nothing"], "does not exist"),
     ],
 )

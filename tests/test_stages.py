@@ -169,7 +169,7 @@ def _spoil(run: Run, save_nifti: Save) -> dict[str, str]:
         "blob_0": "missing-file",
         "blob_1": "not-finite",
         "blob_2": "shape-mismatch",
-        "blob_3": "affine-mismatch",
+        "blob_3": "origin-mismatch",
         "blob_4": "unknown-labels",
         "blob_5": "four-dimensional",
     }

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from volumetric.cases import Case, read_cases, write_cases
+    from volumetric.check import check_path
     from volumetric.errors import VolumetricError
+    from volumetric.findings import Finding
     from volumetric.inference.segment import segment_volume
     from volumetric.io import read_volume, write_volume
     from volumetric.metrics.segmentation import score_masks
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Case": "volumetric.cases",
+    "Finding": "volumetric.findings",
     "Model": "volumetric.model",
     "Volume": "volumetric.volume",
     "VolumetricError": "volumetric.errors",
     "bootstrap_mean": "volumetric.metrics.statistics",
+    "check_path": "volumetric.check",
     "crop": "volumetric.preprocess",
     "load_model": "volumetric.model",
     "orient": "volumetric.preprocess",
@@ -41,10 +45,12 @@ _HOMES = {
 
 __all__ = [
     "Case",
+    "Finding",
     "Model",
     "Volume",
     "VolumetricError",
     "bootstrap_mean",
+    "check_path",
     "crop",
     "load_model",
     "orient",

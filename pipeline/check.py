@@ -1,0 +1,206 @@
+"""The data doctor: what there is to check, checked in threads, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from pipeline.manifest import find_manifest, load_data_set
+from pipeline.progress import each_in_threads, one_core_each
+from volumetric.cases import Case, read_rows
+from volumetric.check import check_case
+from volumetric.check.cohort import check_cohort, check_listing
+from volumetric.check.scans import find_scans
+from volumetric.check.traits import Traits
+from volumetric.errors import ManifestError, UnreadableFileError, VolumetricError, printable
+from volumetric.findings import Finding, Severity, as_finding, count_severities
+
+_LISTED: Mapping[Severity, int] = {"error": 10, "warning": 10, "note": 3}
+_RANK: Mapping[Severity, int] = {"error": 0, "warning": 1, "note": 2}
+
+Styled = Callable[[str, Severity], str]
+"""A text, marked for its severity."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was checked and what was found, the worst first.
+
+    Attributes:
+        n_cases: cases of manifests, or scans of folders.
+        n_volumes: their images and masks.
+        findings: by severity, then code.
+    """
+
+    n_cases: int
+    n_volumes: int
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Cases that belong together, and what was noticed when they were listed."""
+
+    cases: Sequence[Case]
+    findings: Sequence[Finding]
+    classes: Mapping[int, str] | None = None
+    modality: str | None = None
+
+
+def check(paths: Sequence[Path], *, root: Path | None = None, workers: int | None = None) -> Report:
+    """Check manifests (YAML, or CSV of cases), folders and files; what is bad is a finding.
+
+    `root` is where the manifests' paths start from; their own folders if not given.
+
+    Raises:
+        VolumetricError: there is nothing that could be checked at all.
+    """
+    targets: list[_Target] = []
+    refusals: list[VolumetricError] = []
+    for path in _files_together(paths):
+        try:
+            targets.append(_find_target(path, root))
+        except VolumetricError as error:
+            refusals.append(error)
+    if refusals and not any(target.cases for target in targets):
+        raise refusals[0]
+    workers = workers or min(8, len(os.sched_getaffinity(0)))
+    findings = [as_finding(error) for error in refusals]
+    with one_core_each(workers):
+        for target in targets:
+            findings += _check_target(target, workers)
+    cases = [case for target in targets for case in target.cases]
+    n_masks = sum(case.mask is not None for case in cases)
+    return Report(len(cases), len(cases) + n_masks, tuple(sort_findings(findings)))
+
+
+def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
+    """The worst first; within a severity by code, else in the order given."""
+    return sorted(findings, key=lambda one: (_RANK[one.severity], one.code))
+
+
+def to_json(report: Report) -> str:
+    """One JSON document: n_cases, n_volumes, findings, counts."""
+    content = {
+        "n_cases": report.n_cases,
+        "n_volumes": report.n_volumes,
+        "findings": [asdict(finding) for finding in report.findings],
+        "counts": count_severities(report.findings),
+    }
+    return json.dumps(content, indent=1)
+
+
+def to_text(report: Report, *, styled: Styled) -> str:
+    """For a person: by severity, then code, a line a case, the remedy once; the sum last."""
+    lines: list[str] = []
+    for (severity, code), group in groupby(report.findings, lambda one: (one.severity, one.code)):
+        found = list(group)
+        count = f", {len(found)} times" if len(found) > 1 else ""
+        lines.append(f"{styled(severity, severity)} {styled(code, severity)}{count}")
+        listed = _LISTED[severity] if len(found) > _LISTED[severity] + 1 else len(found)
+        lines += [f"  {_where(one)}{printable(one.reason)}" for one in found[:listed]]
+        if listed < len(found):
+            lines.append(f"  … and {len(found) - listed} more (--json lists all)")
+        remedy = Counter(one.remedy for one in found).most_common(1)[0][0]
+        lines += [f"  → {printable(remedy)}", ""]
+    return "\n".join([*lines, _summary(report, styled)])
+
+
+def list_codes() -> str:
+    """Every code with its severity and meaning, a line each."""
+    from volumetric.check.codes import CODES
+
+    rows = sorted(CODES.items(), key=lambda row: (_RANK[row[1][0]], row[0]))
+    return "\n".join(f"{code:28} {severity:8} {says}" for code, (severity, says) in rows)
+
+
+def _files_together(paths: Sequence[Path]) -> list[Path | list[Path]]:
+    """Files that are no manifests are looked at side by side, as the files of a folder are."""
+    files = [path for path in paths if path.is_file() and not _is_manifest(path)]
+    others: list[Path | list[Path]] = [path for path in paths if path not in files]
+    return [*others, files] if files else others
+
+
+def _is_manifest(path: Path) -> bool:
+    return path.suffix.lower() in (".yaml", ".yml", ".csv")
+
+
+def _find_target(path: Path | list[Path], root: Path | None) -> _Target:
+    if isinstance(path, list):
+        return _Target([_named(find_scans(file)[0][0]) for file in path], [])
+    if path.is_dir():
+        cases, refused = find_scans(path)
+        return _Target([_named(case) for case in cases], [as_finding(one) for one in refused])
+    if path.suffix.lower() == ".csv":
+        return _listed(path, root, None)
+    if path.suffix.lower() in (".yaml", ".yml") or (len(path.parts) == 1 and not path.suffix):
+        return _listed(find_manifest(str(path)), root, path)
+    raise UnreadableFileError(
+        "missing-file", "is neither a file nor a folder", "Check the path", path=path
+    )
+
+
+def _listed(path: Path, root: Path | None, manifest: Path | None) -> _Target:
+    data_set = None if manifest is None else load_data_set(path)
+    table = path if data_set is None else path.parent / data_set.cases
+    if root is not None and not root.is_dir():
+        raise ManifestError(
+            "missing-root",
+            "is no folder",
+            "Name with --root the folder that the manifest's paths start from",
+            path=root,
+        )
+    cases = read_rows(table, root=root or path.parent)
+    if not cases:
+        raise ManifestError("empty-manifest", "lists no case", "Add at least one row", path=table)
+    findings = [replace(one, path=one.path or str(table)) for one in check_listing(cases)]
+    if data_set is None:
+        return _Target(cases, findings)
+    return _Target(cases, findings, data_set.classes, data_set.modality)
+
+
+def _named(scan: Case) -> Case:
+    """By its path as a person would type it: ids of several folders may be equal."""
+    name = printable(str(scan.image))
+    return replace(scan, id=name, subject=name)
+
+
+def _check_target(target: _Target, workers: int) -> list[Finding]:
+    done: dict[Case, tuple[tuple[Finding, ...], Traits | None]] = {}
+
+    def check_one(case: Case) -> None:
+        checked = check_case(case, classes=target.classes, modality=target.modality)
+        done[case] = checked.findings, checked.traits  # and not the volumes
+
+    findings = list(target.findings)
+    for case, error in each_in_threads(workers)(check_one, target.cases, "check"):
+        findings += [as_finding(error, case=case.id)] if error else done[case][0]
+    seen = [(case, done[case][1]) for case in target.cases if case in done]
+    known = [(case, traits) for case, traits in seen if traits is not None]
+    return findings + check_cohort(known, classes=target.classes)
+
+
+def _where(finding: Finding) -> str:
+    """The case, and its file with the folder it is in: image and mask are often namesakes."""
+    path = None if finding.path is None else printable(finding.path)
+    if finding.case is None or path is None or path == finding.case:
+        where = finding.case or path
+        return f"{printable(where)}: " if where else ""
+    return f"{printable(finding.case)} ({'/'.join(Path(path).parts[-2:])}): "
+
+
+def _summary(report: Report, styled: Styled) -> str:
+    counts = count_severities(report.findings)
+    said = ", ".join(
+        styled(f"{counts[severity]} {severity}{'' if counts[severity] == 1 else 's'}", severity)
+        if counts[severity]
+        else f"0 {severity}s"
+        for severity in _RANK
+    )
+    cases = f"{report.n_cases} case{'' if report.n_cases == 1 else 's'}"
+    return f"{cases}, {report.n_volumes} volume{'' if report.n_volumes == 1 else 's'}: {said}"

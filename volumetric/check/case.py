@@ -1,0 +1,223 @@
+"""Is a case what it claims to be? Read it whole, or refuse with a typed error; say what is odd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from volumetric.cases import Case
+from volumetric.check.cohort import check_cohort
+from volumetric.check.image import ImageStats, check_image, is_ct, measure_image, refuse_values
+from volumetric.check.mask import check_mask, compare_grids, count_labels, reorder, whole_labels
+from volumetric.check.scans import find_scans
+from volumetric.check.traits import Traits, hash_voxels
+from volumetric.errors import LabelError, VolumetricError, printable
+from volumetric.findings import Finding, as_finding
+from volumetric.io import read_volume
+from volumetric.preprocess import orient
+from volumetric.volume import Volume
+
+Noticed = list[VolumetricError | Finding]
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What the doctor saw of one case.
+
+    Attributes:
+        case: the case.
+        findings: all that was noticed, refusals first.
+        error: the first refusal; None for a case that can be used.
+        image: as read; None unless the case can be used.
+        mask: uint8, on the image's grid; None unless the case can be used and has one.
+        traits: what the cohort compares; None where the image cannot be used.
+    """
+
+    case: Case
+    findings: tuple[Finding, ...]
+    error: VolumetricError | None
+    image: Volume | None
+    mask: Volume | None
+    traits: Traits | None
+
+
+def read_case(case: Case, *, classes: Mapping[int, str]) -> tuple[Volume, Volume | None]:
+    """Image (C, D, H, W) and mask (1, D, H, W) uint8 of a case, proven to belong together.
+
+    `classes` maps each label but background (0) to its name. The mask is on the image's grid to
+    the bit: one stored with its axes in another order is turned, which changes no voxel.
+
+    Raises:
+        UnreadableFileError, UnsupportedError: a file is missing, damaged or of another kind.
+        IntensityError: NaN, infinity, or an image of one value.
+        GeometryError: mask and image differ in shape or place.
+        LabelError: the mask holds fractions or a label that `classes` does not name, or is the
+            image.
+    """
+    image = read_volume(case.image)
+    for refusal in refuse_values(image, case.image):
+        raise refusal
+    mask, noticed = _fit_mask(case, image, classes)
+    for one in noticed:
+        if isinstance(one, VolumetricError):
+            raise one
+    return image, mask
+
+
+def check_case(
+    case: Case, *, classes: Mapping[int, str] | None = None, modality: str | None = None
+) -> Checked:
+    """All that can be said of a case by itself; what `read_case` would raise is among it.
+
+    `classes` and `modality` are what a manifest says; without them any whole label will do, and
+    an image may be a map of labels.
+    """
+    image, noticed = _read_image(case)
+    mask, of_mask = _fit_mask(case, image, classes)
+    traits = None
+    if image is not None:
+        stats = measure_image(image)
+        found = check_image(image, stats, modality=modality)
+        noticed += (replace(one, path=str(case.image)) for one in found)
+        traits = _take_traits(image, mask, stats, modality)
+        of_mask += _check_content(case, image, mask, traits, classes)
+    noticed += of_mask
+    error = next((one for one in noticed if isinstance(one, VolumetricError)), None)
+    if error is not None:
+        image = mask = None
+    findings = _findings(case, noticed, lenient=classes is None and case.mask is None)
+    return Checked(case, findings, error, image, mask, traits)
+
+
+def check_path(path: Path | str) -> list[Finding]:
+    """What is odd about a scan, or about all scans below a folder, by itself and side by side.
+
+    For manifests, threads and a progress bar there is `volumetric check`.
+
+    Raises:
+        UnreadableFileError: nothing is there, or nothing that is a scan.
+    """
+    cases, refused = find_scans(Path(path))
+    findings = [as_finding(error) for error in refused]
+    seen: list[tuple[Case, Traits]] = []
+    for case in cases:
+        checked = check_case(case)
+        findings += checked.findings
+        if checked.traits is not None:
+            seen.append((case, checked.traits))
+    return findings + check_cohort(seen)
+
+
+def _read_image(case: Case) -> tuple[Volume | None, Noticed]:
+    try:
+        image = read_volume(case.image)
+    except VolumetricError as error:
+        return None, [error]
+    refusals = list(refuse_values(image, case.image))
+    return None if refusals else image, [*refusals, *image.about.findings]
+
+
+def _fit_mask(
+    case: Case, image: Volume | None, classes: Mapping[int, str] | None
+) -> tuple[Volume | None, Noticed]:
+    """The mask on the image's grid, or the reasons why it cannot be used."""
+    if case.mask is None:
+        return None, []
+    try:
+        _refuse_same_file(case)
+        mask = read_volume(case.mask)
+    except VolumetricError as error:
+        return None, [error]
+    path = str(case.mask)
+    noticed: Noticed = [replace(one, path=one.path or path) for one in mask.about.findings]
+    if image is not None:
+        turned = reorder(mask, image)
+        if turned is not mask:
+            noticed.append(_turned(mask, image, case.mask))
+        noticed += compare_grids(image, turned, case.mask)
+        mask = turned
+    try:
+        labels = whole_labels(mask.data, classes, case.mask)
+    except LabelError as error:
+        noticed.append(error)
+    if image is None or any(isinstance(one, VolumetricError) for one in noticed):
+        return None, noticed
+    return Volume(labels, image.affine, mask.kind, mask.about), noticed
+
+
+def _refuse_same_file(case: Case) -> None:
+    if case.mask is not None and case.image.resolve() == case.mask.resolve():
+        raise LabelError(
+            "image-is-mask",
+            "image and mask are one file",
+            "Name the mask's own file in the manifest",
+            path=case.mask,
+        )
+
+
+def _check_content(
+    case: Case,
+    image: Volume,
+    mask: Volume | None,
+    traits: Traits,
+    classes: Mapping[int, str] | None,
+) -> Iterable[VolumetricError | Finding]:
+    if mask is None or traits.labels is None:
+        return
+    if traits.mask_hash == traits.image_hash:
+        yield LabelError(
+            "mask-equals-image",
+            "mask holds the same values as its image in every voxel",
+            "Put the image's own file in the manifest, or the mask's",
+            path=case.mask,
+        )
+    for one in check_mask(image, mask, counts=traits.labels, classes=classes):
+        yield replace(one, path=str(case.mask))
+
+
+def _take_traits(
+    image: Volume, mask: Volume | None, stats: ImageStats, modality: str | None
+) -> Traits:
+    canonical = orient(image)
+    counts = None if mask is None else count_labels(mask)
+    return Traits(
+        grid=canonical.shape,
+        spacing_mm=canonical.spacing,
+        orientation=image.orientation,
+        image_hash=hash_voxels(canonical),
+        label_like=stats.label_like,
+        modality=image.about.modality,
+        unit=image.about.unit,
+        levels_hu=stats.levels_hu if is_ct(image, modality) else None,
+        mask_hash=hash_voxels(mask) if mask is not None and counts else None,
+        labels=counts,
+    )
+
+
+def _findings(case: Case, noticed: Noticed, *, lenient: bool) -> tuple[Finding, ...]:
+    """All as findings of the case, refusals first; `lenient` where nobody said it is an image."""
+    found = [
+        as_finding(one, case=case.id)
+        if isinstance(one, VolumetricError)
+        else replace(one, case=case.id, path=printable(one.path or str(case.image)))
+        for one in noticed
+    ]
+    if lenient:
+        found = [
+            replace(one, severity="note", remedy="Nothing to do, if it is meant to be one")
+            if one.code == "label-map-as-image"
+            else one
+            for one in found
+        ]
+    return tuple(sorted(found, key=lambda one: one.severity != "error"))
+
+
+def _turned(mask: Volume, image: Volume, path: Path) -> Finding:
+    return Finding(
+        "mask-reordered",
+        "note",
+        f"mask is stored {mask.orientation}, its image {image.orientation}: its axes were turned",
+        "Nothing to do: no voxel changes",
+        str(path),
+    )

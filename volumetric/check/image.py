@@ -1,0 +1,309 @@
+"""Is an image what an image of its kind looks like? Cheap statistics, and what they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import gcd
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from volumetric.errors import IntensityError
+from volumetric.findings import Finding, Severity
+from volumetric.volume import Volume
+
+_SAMPLES = 20_000  # a share of 1 % is known to 0.1 %
+_FEW_VALUES = 16  # an 8-bit image of the narrowest window has more
+_MOST_LABELS = 1023  # TotalSegmentator has 117, FreeSurfer's cortical labels go higher
+_AIR_HU = -200.0  # fat is -100: what lies below is air, lung, or bowel gas
+_BELOW_AIR_HU = -1100.0  # air is -1000, and noise reaches some way below
+_FAR_MM = 5_000.0  # the longest scanner tables move 2 m; beyond, a header has another unit
+
+
+@dataclass(frozen=True, eq=False)
+class ImageStats:
+    """What was measured of an image's first channel.
+
+    Attributes:
+        low: the lowest value, of all voxels and channels; NaN if a voxel is.
+        high: the highest, likewise.
+        values: up to 20,000 evenly spread values, outside the padding its header names.
+        share_padding: of the voxels that the header names padding, or hold the lowest value.
+        share_high: of the other voxels, those that hold the highest value.
+        n_distinct: different values; only "more than 16" is exact.
+        same_as_next: of neighbours along a row, off the lowest value, those that are equal;
+            None where the values are not small whole numbers.
+        n_blank: slices of one value between slices that have more.
+        n_repeated: slices equal to the one before, and not of one value.
+    """
+
+    low: float
+    high: float
+    values: NDArray[np.float64]
+    share_padding: float
+    share_high: float
+    n_distinct: int
+    same_as_next: float | None
+    n_blank: int
+    n_repeated: int
+
+    @property
+    def values_hu(self) -> NDArray[np.float64]:
+        """In CT, the values that are measurements: what lies below air is a fill."""
+        return self.values[self.values > _BELOW_AIR_HU]
+
+    @property
+    def levels_hu(self) -> tuple[float, float, float] | None:
+        """Their 1st, 50th and 99th percentile; None where all is fill."""
+        if not self.values_hu.size:
+            return None
+        low, middle, high = np.percentile(self.values_hu, (1, 50, 99)).tolist()
+        return low, middle, high
+
+    @property
+    def label_like(self) -> bool:
+        """Whether it is more likely a map of labels than an image."""
+        if self.low < 0 or not (self.values == np.round(self.values)).all():
+            return False
+        few = self.n_distinct <= _FEW_VALUES
+        return few or (self.same_as_next is not None and self.same_as_next > 0.8)
+
+
+def refuse_values(image: Volume, path: Path) -> Iterator[IntensityError]:
+    """The reasons why no network can use an image's values, if there are any."""
+    low, high = (float(value) for value in torch.aminmax(image.data))
+    if not np.isfinite([low, high]).all():
+        n_bad = int((~torch.isfinite(image.data)).sum())
+        yield IntensityError(
+            "not-finite",
+            f"has {n_bad} voxels that are NaN or infinite",
+            "Export the image again, or replace them knowingly",
+            path=path,
+        )
+    elif low == high:
+        yield IntensityError(
+            "constant-image",
+            f"holds the single value {low:g}",
+            "Export the image again",
+            path=path,
+        )
+
+
+def measure_image(image: Volume) -> ImageStats:
+    """Statistics of an image whose values are finite and not all equal."""
+    first = image.data[0]
+    lows, highs = (end(first.flatten(1), dim=1) for end in (torch.amin, torch.amax))
+    low, high = float(lows.min()), float(highs.max())
+    sample = _sample(first)
+    padding = sample == low
+    if image.about.padding is not None:
+        bottom, top = image.about.padding
+        padding |= (sample >= bottom) & (sample <= top)
+        values = sample[(sample < bottom) | (sample > top)]
+    else:
+        values = sample
+    blank = (lows == highs).numpy()
+    seen = np.flatnonzero(~blank)
+    return ImageStats(
+        low=low,
+        high=high,
+        values=values,
+        share_padding=float(padding.mean()),
+        share_high=float((sample[~padding] == high).mean()) if not padding.all() else 0.0,
+        n_distinct=_count_distinct(first, sample),
+        same_as_next=_same_as_next(first, sample, low, high),
+        n_blank=int(blank[seen[0] : seen[-1]].sum()) if len(seen) else 0,
+        n_repeated=_count_repeated(first, blank),
+    )
+
+
+def is_ct(image: Volume, modality: str | None) -> bool:
+    """Whether the header, or where it is silent the manifest, says CT."""
+    return (image.about.modality or modality) == "CT"
+
+
+def check_image(image: Volume, stats: ImageStats, *, modality: str | None) -> Iterator[Finding]:
+    """What is odd about an image that can be read; `modality` is the manifest's, if it has one."""
+    yield from _check_grid(image)
+    yield from _check_values(stats)
+    header = image.about.modality
+    known = {"CT", "MR", "PT", "US"}
+    expected = {"PET": "PT"}.get(modality or "", modality)
+    if header in known and expected in known and header != expected:
+        yield _warning(
+            "modality-mismatch",
+            f"its header says {header}, the manifest {modality}",
+            "Correct `modality` in the manifest, or take the case out: it decides how intensities "
+            "are treated",
+        )
+    if is_ct(image, modality):
+        yield from _check_hounsfield(image, stats)
+
+
+def _check_grid(image: Volume) -> Iterator[Finding]:
+    spacing = np.array(image.spacing)
+    if min(image.shape) < 4:
+        yield _warning(
+            "few-slices",
+            f"has {image.shape} voxels (D, H, W)",
+            "Check that it is the scan and not a localizer or a cut; it is taken as it is",
+        )
+    if max(image.shape) < 16:
+        yield _warning(
+            "tiny-volume",
+            f"has only {image.shape} voxels (D, H, W)",
+            "Check that it is the scan and not a thumbnail",
+        )
+    if spacing.max() > 20 * spacing.min():
+        yield _warning(
+            "extreme-anisotropy",
+            f"has voxels of {_mm(spacing)} mm",
+            "Check the spacing in its header",
+        )
+    if spacing.min() < 0.005 or spacing.max() > 25:
+        yield _warning(
+            "implausible-spacing",
+            f"has voxels of {_mm(spacing)} mm",
+            "Check the header's unit: metres or micrometres taken for mm?",
+        )
+    centre = image.affine @ [*((n - 1) / 2 for n in image.shape), 1]
+    away = float(np.linalg.norm(centre[:3]))
+    if away > _FAR_MM:
+        yield _warning(
+            "far-origin",
+            f"lies {away / 1000:.3g} m from the origin of its coordinates",
+            "Check the header: no scanner reaches so far",
+        )
+
+
+def _check_values(stats: ImageStats) -> Iterator[Finding]:
+    if stats.label_like:
+        yield _warning(
+            "label-map-as-image",
+            f"holds {stats.n_distinct} different whole values in patches, as a map of labels does",
+            "Check that the image column does not name the mask",
+        )
+        return
+    if stats.share_high >= 0.01:
+        yield _warning(
+            "clipped-intensities",
+            f"{stats.share_high:.1%} of its voxels hold exactly the highest value, {stats.high:g}",
+            "Export it again without window or saturation, if that was not meant",
+        )
+    if stats.share_padding > 0.95:
+        yield _warning(
+            "mostly-padding",
+            f"{stats.share_padding:.1%} of its voxels hold padding or the lowest value",
+            "Check that the export is whole; crop it if it is",
+        )
+    yield from _check_slices(stats)
+    yield from _check_extremes(stats)
+
+
+def _check_slices(stats: ImageStats) -> Iterator[Finding]:
+    if stats.n_blank:
+        yield _warning(
+            "blank-slices",
+            f"{stats.n_blank} slices between others hold a single value",
+            "Export it again: slices were lost on the way",
+        )
+    if stats.n_repeated:
+        yield _warning(
+            "repeated-slices",
+            f"{stats.n_repeated} slices equal the one before",
+            "Export it again, or check what filled the gaps",
+        )
+
+
+def _check_extremes(stats: ImageStats) -> Iterator[Finding]:
+    if stats.low <= -32_000 and stats.high >= 32_000 and stats.high < 32_768:
+        yield _warning(
+            "wrapped-intensities",
+            f"runs from {stats.low:g} to {stats.high:g}, all of a signed 16-bit number",
+            "Check that unsigned values were not stored as signed: bright would become dark",
+        )
+    if not stats.values.size:
+        return
+    low, middle, high = np.percentile(stats.values, (0.5, 50, 99.5))
+    if high > low and stats.high - middle > 1000 * (high - low):
+        yield _warning(
+            "hot-voxels",
+            f"its highest value, {stats.high:g}, lies far beyond its others, up to {high:g}",
+            "Check for damaged voxels: a few such numbers spoil mean and deviation",
+        )
+
+
+def _check_hounsfield(image: Volume, stats: ImageStats) -> Iterator[Finding]:
+    values = stats.values_hu
+    lowest = float(values.min()) if values.size else stats.low
+    if stats.low > _BELOW_AIR_HU and image.about.padding is None:
+        lowest = stats.low  # exact, where no fill value hides it
+    elif stats.low <= _BELOW_AIR_HU and float((stats.values <= _BELOW_AIR_HU).mean()) > 0.01:
+        yield Finding(
+            "fill-value",
+            "note",
+            f"holds values down to {stats.low:g} HU, below air: a fill outside the scanned circle",
+            "Nothing to do: it is cropped where it surrounds the image",
+        )
+    if image.data.dtype in (torch.uint8, torch.int8):
+        yield _warning(
+            "ct-8-bit",
+            f"is stored in 8 bits ({stats.low:g} to {stats.high:g})",
+            "Hounsfield units do not fit: export it again from its source",
+        )
+    elif lowest > _AIR_HU:
+        yield _warning(
+            "ct-not-hu",
+            f"its lowest value is {lowest:g}, so it shows no air: the offset of -1024 is missing, "
+            "or it was windowed",
+            "Export it again in Hounsfield units, if it was not cut out of a body",
+        )
+
+
+def _sample(first: torch.Tensor) -> NDArray[np.float64]:
+    """Evenly spread values: the step shares no factor with a slice, or it would draw columns."""
+    flat = first.reshape(-1)
+    step = max(1, -(-len(flat) // _SAMPLES))
+    while gcd(step, first.shape[1] * first.shape[2]) > 1 and step > 1:
+        step += 1
+    sample: NDArray[np.float64] = flat[::step].to(torch.float64).numpy()
+    return sample
+
+
+def _count_distinct(first: torch.Tensor, sample: NDArray[np.float64]) -> int:
+    """Of a few values first: nearly every image shows more than 16 there."""
+    for values in (sample[: 50 * _FEW_VALUES], sample):
+        found = len(np.unique(values))
+        if found > _FEW_VALUES:
+            return found
+    return len(torch.unique(first))
+
+
+def _same_as_next(
+    first: torch.Tensor, sample: NDArray[np.float64], low: float, high: float
+) -> float | None:
+    if low < 0 or high > _MOST_LABELS or not (sample == np.round(sample)).all():
+        return None
+    part = first[:: max(1, first.shape[0] // 32)]  # some slices tell as much as all
+    here, there = part[..., :-1], part[..., 1:]
+    seen = here != low
+    n_seen = int(seen.sum())
+    return int(((here == there) & seen).sum()) / n_seen if n_seen else None
+
+
+def _count_repeated(first: torch.Tensor, blank: NDArray[np.bool_]) -> int:
+    some = first[:, ::4, ::4]  # equal slices are equal here too; only these are compared whole
+    alike = (some[1:] == some[:-1]).flatten(1).all(1).numpy() & ~blank[1:]
+    return sum(torch.equal(first[at], first[at + 1]) for at in np.flatnonzero(alike))
+
+
+def _mm(spacing: NDArray[np.float64]) -> str:
+    return " x ".join(f"{length:.3g}" for length in spacing)
+
+
+def _warning(code: str, reason: str, remedy: str) -> Finding:
+    severity: Severity = "warning"
+    return Finding(code, severity, reason, remedy)

@@ -1,0 +1,232 @@
+"""Does a mask belong to its image, and does it hold what its manifest declares?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from volumetric.errors import GeometryError, LabelError
+from volumetric.findings import Finding
+from volumetric.volume import Affine, Volume, closest_axes
+
+_SAME_PLACE_MM = 1e-2  # headers in float32 disagree by up to about 1e-4 mm; a real shift is larger
+_HARMLESS = 0.05  # of the smallest spacing: what rounding leaves, and no one can see
+_ROUNDING = 1e-3  # a label that was scaled and back differs by less from a whole number
+_TINY = 8  # voxels
+_LISTED = 10
+
+
+def reorder(mask: Volume, like: Volume) -> Volume:
+    """The mask's voxels with their axes in the order and direction nearest to the image's."""
+    ours, theirs = closest_axes(mask.affine), closest_axes(like.affine)
+    if ours == theirs:
+        return mask
+    order = [next(v for v, (world, _) in enumerate(ours) if world == axis) for axis, _ in theirs]
+    affine = mask.affine[:, [*order, 3]].copy()
+    data = mask.data.permute(0, *(1 + v for v in order))
+    flipped = [v for v, (_, sign) in enumerate(theirs) if ours[order[v]][1] != sign]
+    for v in flipped:
+        affine[:3, 3] += affine[:3, v] * (data.shape[1 + v] - 1)
+        affine[:3, v] *= -1
+    return Volume(data.flip([1 + v for v in flipped]).contiguous(), affine, mask.kind, mask.about)
+
+
+def compare_grids(
+    image: Volume, mask: Volume, path: Path | None
+) -> Iterator[GeometryError | Finding]:
+    """How a mask, its axes already in the image's order, lies beside its image.
+
+    Errors where a voxel could be taken for its neighbour; warnings where the headers disagree
+    by less than 5 % of a voxel; nothing where they do by less than 0.01 mm.
+    """
+    if image.shape != mask.shape or mask.data.shape[0] != 1:
+        channels = "" if mask.data.shape[0] == 1 else f" in {mask.data.shape[0]} channels"
+        yield GeometryError(
+            "shape-mismatch",
+            f"mask has {mask.shape} voxels (D, H, W){channels}, its image {image.shape}",
+            "Use the mask drawn on this image, or resample it onto the image's grid",
+            path=path,
+        )
+        return
+    corners = _corners(image.shape)
+    apart = _farthest(corners, image.affine - mask.affine)
+    if apart <= _SAME_PLACE_MM:
+        return
+    parts = _parts_apart(image, mask)
+    smallest = min(_SAME_PLACE_MM, max(mm for mm, _ in parts.values()))
+    for code, (mm, said) in parts.items():
+        if mm < smallest:
+            continue
+        reason = f"{said}, which moves its voxels by up to {mm:.3g} mm ({apart:.3g} mm in all)"
+        if apart <= _HARMLESS * min(image.spacing):
+            yield Finding(
+                code,
+                "warning",
+                f"{reason}, less than 5 % of a voxel",
+                "Write both with one header; the image's place is used",
+                str(path),
+            )
+        else:
+            yield GeometryError(
+                code,
+                reason,
+                "Use the mask drawn on this image, or repair the header that is wrong",
+                path=path,
+            )
+
+
+def whole_labels(
+    data: torch.Tensor, classes: Mapping[int, str] | None, path: Path | None
+) -> torch.Tensor:
+    """Labels as uint8, proven to be whole and named by `classes` (None: any up to 255).
+
+    Raises:
+        LabelError: fractions, or a label that `classes` does not name.
+    """
+    if data.is_floating_point():
+        data = _rounded(data, path)
+    low, high = (int(value) for value in torch.aminmax(data))
+    if low >= 0 and high <= 255:
+        data = data.to(torch.uint8)
+    # Sorting a large mask is slow: only done where something is wrong already.
+    found = _occurring(data) if data.dtype == torch.uint8 else torch.unique(data).tolist()
+    allowed = set(range(1, 256)) if classes is None else set(classes)
+    unknown = sorted({int(value) for value in found} - {0} - allowed)
+    if unknown:
+        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
+        raise LabelError(
+            "unknown-labels",
+            f"mask holds labels {unknown[:_LISTED]}{more}; "
+            + (
+                "1 to 255 can be used"
+                if classes is None
+                else f"the manifest declares {sorted(allowed)}"
+            ),
+            "Correct the mask, or name the labels under `classes` in the manifest",
+            path=path,
+        )
+    return data
+
+
+def _rounded(data: torch.Tensor, path: Path | None) -> torch.Tensor:
+    rounded = data.round()
+    whole = (data - rounded).abs() <= _ROUNDING  # not so for NaN and infinity
+    if not bool(whole.all()):
+        raise LabelError(
+            "fractional-labels",
+            "mask holds values that are no whole numbers, e.g. "
+            f"{torch.unique(data[~whole])[:5].tolist()}",
+            "Save it as whole labels, without smoothing or resampling",
+            path=path,
+        )
+    return rounded
+
+
+def check_mask(
+    image: Volume, mask: Volume, *, counts: Mapping[int, int], classes: Mapping[int, str] | None
+) -> Iterator[Finding]:
+    """What is odd about a mask that fits its image; `counts` are the voxels of each label."""
+    n_labelled = sum(counts.values())
+    if n_labelled == 0:
+        yield Finding(
+            "empty-mask",
+            "warning",
+            "mask labels no voxel",
+            "Check that nothing is there to be outlined",
+        )
+        return
+    yield from _check_classes(counts, classes or {})
+    if n_labelled == mask.data.numel() and len(counts) == 1:
+        yield Finding(
+            "full-mask",
+            "warning",
+            f"mask holds label {next(iter(counts))} in every voxel",
+            "Check that background is stored as 0",
+        )
+    else:
+        yield from _check_signal(image, mask)
+
+
+def _check_classes(counts: Mapping[int, int], classes: Mapping[int, str]) -> Iterator[Finding]:
+    absent = [f"{name!r} ({label})" for label, name in classes.items() if label not in counts]
+    if absent:
+        more = f" and {len(absent) - _LISTED} more" if len(absent) > _LISTED else ""
+        yield Finding(
+            "label-absent",
+            "note",
+            f"mask holds no voxel of {', '.join(absent[:_LISTED])}{more}",
+            "Nothing to do, if the scan shows none",
+        )
+    for label, name in classes.items():
+        n_voxels = counts.get(label, 0)
+        if 0 < n_voxels <= _TINY:
+            yield Finding(
+                "tiny-label",
+                "note",
+                f"mask holds only {n_voxels} voxel{'s' * (n_voxels > 1)} of {name!r} ({label})",
+                "Check for a slip of the brush",
+            )
+
+
+def count_labels(mask: Volume) -> dict[int, int]:
+    """Voxels of each label but background (0) in a uint8 mask."""
+    counts = torch.bincount(mask.data.reshape(-1), minlength=256).tolist()
+    return {label: count for label, count in enumerate(counts) if label and count}
+
+
+def _check_signal(image: Volume, mask: Volume) -> Iterator[Finding]:
+    """Labels that lie where the image holds nothing were drawn on another."""
+    values = image.data[0][mask.data[0] > 0]
+    empty = values == image.data[0].amin()
+    if image.about.padding is not None:
+        low, high = image.about.padding
+        empty |= (values >= low) & (values <= high)
+    share = float(empty.to(torch.float32).mean())
+    if share > 0.99:
+        yield Finding(
+            "mask-off-image",
+            "warning",
+            f"{share:.1%} of the labelled voxels lie where the image holds only background",
+            "Check that the mask was drawn on this image",
+        )
+
+
+def _occurring(labels: torch.Tensor) -> list[int]:
+    counts: list[int] = torch.bincount(labels.reshape(-1), minlength=256).nonzero()[:, 0].tolist()
+    return counts
+
+
+def _corners(shape: tuple[int, int, int]) -> Affine:
+    ends = [(d, h, w, 1) for d in (0, 1) for h in (0, 1) for w in (0, 1)]
+    return np.array(ends, dtype=np.float64) * [*(n - 1 for n in shape), 1]
+
+
+def _farthest(corners: Affine, difference: Affine) -> float:
+    """The largest distance, mm, between where two affines put a corner."""
+    return float(np.linalg.norm((corners @ difference.T)[:, :3], axis=1).max())
+
+
+def _parts_apart(image: Volume, mask: Volume) -> dict[str, tuple[float, str]]:
+    """Code of each part of an affine: mm that it moves the worst voxel, and what differs."""
+    spacings = np.array([image.spacing, mask.spacing])
+    cosines = [one.affine[:3, :3] / one.spacing for one in (image, mask)]
+    turned = np.zeros((4, 4))
+    turned[:3, :3] = (cosines[0] - cosines[1]) * spacings[0]
+    angle = np.degrees(np.arccos(np.clip((cosines[0] * cosines[1]).sum(0).min(), -1, 1)))
+    shifted = np.linalg.norm(image.affine[:3, 3] - mask.affine[:3, 3])
+    stretched = np.linalg.norm((spacings[0] - spacings[1]) * (np.array(image.shape) - 1))
+    ours, theirs = ([float(f"{mm:.6g}") for mm in one] for one in spacings)
+    return {
+        "direction-mismatch": (
+            _farthest(_corners(image.shape), turned),
+            f"mask is turned by {angle:.3g} degrees against its image",
+        ),
+        "spacing-mismatch": (
+            float(stretched),
+            f"mask has a spacing of {theirs} mm (D, H, W), its image {ours}",
+        ),
+        "origin-mismatch": (float(shifted), "the first voxels of mask and image differ in place"),
+    }
