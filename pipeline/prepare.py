@@ -94,6 +94,7 @@ def _measure(run: Run, case: Case, seen: _Seen) -> None:
         "shape": facts.shape,
         "spacing_mm": facts.spacing_mm,
         "volume_ml": dict(facts.volume_ml),
+        "unit": facts.unit,
         "intensities": facts.intensities.tolist(),
         "traits": asdict(checked.traits),
         "findings": [asdict(finding) for finding in checked.findings],
@@ -216,4 +217,5 @@ def _case_facts(name: str, found: Mapping[str, Any]) -> CaseFacts:
         tuple(found["spacing_mm"]),
         np.array(found["intensities"], dtype=np.float32),
         found["volume_ml"],
+        found["unit"],
     )

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from volumetric.errors import ManifestError
+from volumetric.errors import IntensityError, ManifestError
 from volumetric.fingerprint import measure_case, sum_up
 from volumetric.plan import (
     choose_batch,
@@ -15,7 +15,8 @@ from volumetric.plan import (
     choose_patch,
     choose_spacing,
 )
-from volumetric.volume import Volume
+from volumetric.preprocess import prepare
+from volumetric.volume import About, Volume
 
 
 def test_hippocampus_gets_nnunets_plan() -> None:
@@ -131,3 +132,37 @@ def test_intensity_follows_the_modality() -> None:
 
 def test_features_double_up_to_the_largest() -> None:
     assert choose_features(6, base=32, largest=320) == [32, 64, 128, 256, 320, 320]
+
+
+def _pet(activity: float, factor: float | None) -> Volume:
+    data = torch.full((1, 4, 5, 6), activity)
+    data[0, 2:] *= 3
+    return Volume(data, np.eye(4), about=About("PT", "Bq/ml", suv_factor=factor))
+
+
+def test_pet_is_planned_in_suv_where_every_header_allows_it() -> None:
+    scans = {_pet(1000, 0.001): 1.0, _pet(8000, 0.0005): 4.0}
+    facts = [measure_case("a", scan, None, classes={1: "a"}) for scan in scans]
+    for fact, lowest in zip(facts, scans.values(), strict=True):
+        assert fact.intensities.min() == pytest.approx(lowest)
+    found = sum_up(facts, modality="PET", classes={1: "a"})
+    assert found["unit"] == "SUV"
+    scheme, why = choose_intensity(found)
+    assert (scheme["kind"], scheme["unit"]) == ("window", "SUV")
+    assert "SUV" in why
+    scaled = [
+        prepare(scan, None, spacing=(1, 1, 1), intensity=scheme)[0].data.amin() for scan in scans
+    ]
+    assert scaled[0] < scaled[1]
+    with pytest.raises(IntensityError, match="no-suv"):
+        prepare(_pet(1000, None), None, spacing=(1, 1, 1), intensity=scheme)
+
+
+def test_pet_of_which_one_has_no_suv_is_scaled_by_the_image() -> None:
+    scans = [_pet(1000, 0.001), _pet(1000, None)]
+    facts = [measure_case("a", scan, None, classes={1: "a"}) for scan in scans]
+    found = sum_up(facts, modality="PET", classes={1: "a"})
+    assert found["unit"] is None
+    scheme, why = choose_intensity(found)
+    assert scheme == {"kind": "zscore"}
+    assert "SUV" in why

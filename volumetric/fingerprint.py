@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from volumetric.errors import ManifestError
-from volumetric.preprocess import foreground_box, orient
+from volumetric.preprocess import fill_padding, foreground_box, measured, orient, to_suv
 from volumetric.volume import Volume
 
 _SAMPLES = 4_000  # intensities kept a case: a hundred cases give 400,000
@@ -27,6 +27,8 @@ class CaseFacts:
         spacing_mm: along (D, H, W).
         intensities: up to 4,000 foreground values a channel, (C, n) float32.
         volume_ml: of each class.
+        unit: of the intensities: "HU", "SUV" (into which PET is turned where its header allows
+            it), …; None where the file does not say.
     """
 
     id: str
@@ -34,14 +36,15 @@ class CaseFacts:
     spacing_mm: tuple[float, float, float]
     intensities: NDArray[np.float32]
     volume_ml: Mapping[str, float]
+    unit: str | None = None
 
 
 def measure_case(
     case_id: str, image: Volume, mask: Volume | None, *, classes: Mapping[int, str]
 ) -> CaseFacts:
-    """The facts of one case; without a mask every voxel counts as foreground."""
-    image = orient(image)
-    _, size = foreground_box(image.data)
+    """The facts of one case; without a mask all that was measured counts as foreground."""
+    image = orient(to_suv(image) if image.about.suv_factor else image)
+    _, size = foreground_box(fill_padding(image).data)
     flat = image.data.reshape(image.data.shape[0], -1)
     volume_ml: dict[str, float] = {}
     if mask is not None:
@@ -50,9 +53,11 @@ def measure_case(
         voxel_ml = abs(float(np.linalg.det(image.affine[:3, :3]))) / 1000
         volume_ml = {name: int(counts[label]) * voxel_ml for label, name in classes.items()}
         flat = flat[:, labels > 0]
+    elif image.about.padding is not None:
+        flat = flat[:, measured(image).all(0).reshape(-1)]
     step = max(1, -(-flat.shape[1] // _SAMPLES))  # rounded up, or the last slices are never seen
     values = flat[:, ::step].to(torch.float32).numpy()
-    return CaseFacts(case_id, size, image.spacing, values, volume_ml)
+    return CaseFacts(case_id, size, image.spacing, values, volume_ml, image.about.unit)
 
 
 def sum_up(
@@ -62,17 +67,20 @@ def sum_up(
 
     Intensities are those of labelled voxels, unless no case has a mask.
 
-    Keys: n_cases, modality, n_channels, shape and spacing_mm (median, min, max along D, H, W),
-    anisotropy, voxels (sum over cases), intensity (of the first channel: mean, std, percentiles
-    of the foreground), class_volume_ml (median, min, max, n_cases in which the class occurs).
+    Keys: n_cases, modality, unit (None unless all cases share one), n_channels, shape and
+    spacing_mm (median, min, max along D, H, W), anisotropy, voxels (sum over cases), intensity
+    (of the first channel: mean, std, percentiles of the foreground), class_volume_ml (median,
+    min, max, n_cases in which the class occurs).
     """
     shapes = np.array([fact.shape for fact in facts])
     spacings = np.array([fact.spacing_mm for fact in facts])
     labelled = [fact for fact in facts if fact.volume_ml] or list(facts)
     spread = spacings.max(1) / spacings.min(1)
+    units = {fact.unit for fact in facts}
     return {
         "n_cases": len(facts),
         "modality": modality,
+        "unit": units.pop() if len(units) == 1 else None,
         "n_channels": len(facts[0].intensities),
         "shape": _spread(shapes),
         "spacing_mm": _spread(spacings)

@@ -36,22 +36,29 @@ def choose_spacing(fingerprint: Mapping[str, Any]) -> tuple[tuple[float, float, 
 
 
 def choose_intensity(fingerprint: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Intensity scheme and why: CT is windowed and scaled by the data set, others by the image."""
-    if fingerprint["modality"] != "CT":
-        kind = fingerprint["modality"]
-        return {
-            "kind": "zscore"
-        }, f"{kind} has no absolute scale: each image by its own mean and spread"
+    """Intensity scheme and why.
+
+    CT, and PET of which every case is known in SUV, are absolute: windowed and scaled by the
+    data set; others by the image.
+    """
+    modality, in_suv = fingerprint["modality"], fingerprint.get("unit") == "SUV"
+    if modality != "CT" and not (modality == "PET" and in_suv):
+        why = (
+            f"{modality} has no absolute scale" if modality != "PET" else "SUV is not known of all"
+        )
+        return {"kind": "zscore"}, f"{why}: each image by its own mean and spread"
     found = fingerprint["intensity"]
+    scheme = {
+        "kind": "window",
+        "low": found["percentile_00_5"],
+        "high": found["percentile_99_5"],
+        "mean": found["mean"],
+        "std": found["std"],
+    }
+    what = "PET in SUV" if in_suv else "CT"
     return (
-        {
-            "kind": "window",
-            "low": found["percentile_00_5"],
-            "high": found["percentile_99_5"],
-            "mean": found["mean"],
-            "std": found["std"],
-        },
-        "CT is absolute: clipped to the foreground's 0.5 to 99.5 percentiles, then scaled",
+        scheme | ({"unit": "SUV"} if in_suv else {}),
+        f"{what} is absolute: clipped to the foreground's 0.5 to 99.5 percentiles, then scaled",
     )
 
 

@@ -221,7 +221,11 @@ def prepare(
     """Image and mask as the network takes them: canonical axes, cropped, scaled, resampled.
 
     Cropped is what surrounds the image at its minimum (air, padding). `intensity` is
-    {"kind": "zscore"}, or {"kind": "window", "low", "high", "mean", "std"}.
+    {"kind": "zscore"}, or {"kind": "window", "low", "high", "mean", "std"}, in SUV if it says
+    {"unit": "SUV"}.
+
+    Raises:
+        IntensityError: SUV is asked for, and the image does not allow it.
     """
     image = orient(image)
     start, size = foreground_box(fill_padding(image).data)
@@ -255,6 +259,8 @@ def labels_on_grid(logits: Volume, grid: Volume) -> Volume:
 
 
 def _scale(volume: Volume, intensity: Mapping[str, Any]) -> Volume:
+    if intensity.get("unit") == "SUV":
+        volume = to_suv(volume)
     if intensity["kind"] == "zscore":
         return zscore(volume)
     clipped = window(volume, intensity["low"], intensity["high"])
