@@ -17,7 +17,7 @@ from volumetric.check import read_case
 from volumetric.errors import ManifestError, OutputError, UnsupportedError
 from volumetric.inference.segment import segment_volume
 from volumetric.io import write_volume
-from volumetric.io.formats.nifti import is_nifti
+from volumetric.io.reader import is_volume_file, volume_suffix
 from volumetric.model import Model, load_model
 from volumetric.volume import Volume
 
@@ -89,14 +89,14 @@ def _refuse_overwriting(cases: Sequence[Case], out: Path) -> None:
 
 
 def _expand(path: Path) -> list[Path]:
-    """A folder's NIfTI files; else the path itself, a file or a folder of one DICOM series."""
+    """A folder's volume files; else the path itself, a file or a folder of one DICOM series."""
     if not path.is_dir():
         return [path]
-    scans = sorted(file for file in path.iterdir() if is_nifti(file))
-    if not scans and any(is_nifti(file) for file in path.rglob("*")):
+    scans = sorted(file for file in path.iterdir() if is_volume_file(file))
+    if not scans and any(is_volume_file(file) for file in path.rglob("*")):
         raise UnsupportedError(
             "nested-scans",
-            "holds NIfTI files in folders below it",
+            "holds volume files in folders below it",
             "Name the folder that holds the scans themselves",
             path=path,
         )
@@ -104,7 +104,8 @@ def _expand(path: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return path.resolve().name.removesuffix(".gz").removesuffix(".nii").removesuffix(".dcm")
+    file = path.resolve()
+    return file.name[: len(file.name) - len(volume_suffix(file))].removesuffix(".dcm")
 
 
 def _volumes_ml(model: Model, labels: Volume) -> dict[str, float]:

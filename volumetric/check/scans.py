@@ -7,11 +7,8 @@ from pathlib import Path
 
 from volumetric.cases import Case
 from volumetric.errors import UnreadableFileError, VolumetricError, printable
+from volumetric.io.reader import is_volume_file
 
-_VOLUMES = (
-    *(".nii", ".nii.gz", ".hdr", ".hdr.gz", ".mgz", ".mgh", ".mgh.gz"),
-    *(".nrrd", ".nhdr", ".mha", ".mhd"),
-)
 _DICOM = (".dcm", ".dicom", ".ima")
 
 
@@ -37,7 +34,7 @@ def find_scans(path: Path) -> tuple[list[Case], list[VolumetricError]]:
     for name, folders, names in walk:
         folders[:] = sorted(one for one in folders if not one.startswith("."))
         files = [Path(name) / one for one in sorted(names) if not one.startswith(".")]
-        volumes = [one for one in files if one.name.lower().endswith(_VOLUMES) and one.is_file()]
+        volumes = [one for one in files if is_volume_file(one) and one.is_file()]
         found += volumes
         if any(_is_dicom(one) for one in files if one not in volumes):
             found.append(Path(name))

@@ -21,6 +21,17 @@ _READERS: dict[str, Callable[[Path], Volume]] = {
 }
 
 
+def volume_suffix(path: Path) -> str:
+    """The part of a file's name that says it is a volume: ".nii.gz", ".mha", …; "" if none."""
+    name = path.name.lower()
+    return max((suffix for suffix in _READERS if name.endswith(suffix)), key=len, default="")
+
+
+def is_volume_file(path: Path) -> bool:
+    """Whether a name says that it is a volume; of a pair only the header's, for both."""
+    return volume_suffix(path) not in ("", ".img", ".img.gz")
+
+
 def read_volume(
     path: Path | str, *, series_uid: str | None = None, resample_irregular: bool = False
 ) -> Volume:
@@ -38,7 +49,7 @@ def read_volume(
     """
     path = Path(path)
     is_folder = _is_folder(path)
-    suffix = next((suffix for suffix in _READERS if path.name.lower().endswith(suffix)), None)
+    suffix = volume_suffix(path)
     # Old archives name their slices .img, too.
     if not is_folder and suffix and not (suffix == ".img" and _is_dicom(path)):
         return _READERS[suffix](path)

@@ -15,13 +15,7 @@ from volumetric.io.formats.nifti_header import read_header, scaling, stored_type
 from volumetric.io.formats.voxels import is_gzip, read_voxels
 from volumetric.volume import About, Affine, Volume
 
-_SUFFIXES = (".nii", ".nii.gz")
 _PAIR = {".hdr": ".img", ".img": ".hdr"}
-
-
-def is_nifti(path: Path) -> bool:
-    """Whether a file's name says NIfTI, header and voxels in one."""
-    return path.name.lower().endswith(_SUFFIXES)
 
 
 def read_nifti(path: Path) -> Volume:
