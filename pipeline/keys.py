@@ -34,7 +34,7 @@ def case_key(run: Run, case: Case) -> str:
                 path=path,
             )
     code = hash_code(*_MEASURING)
-    about = [run.data_set.classes, run.data_set.modality]
+    about = [case.series, run.data_set.classes, run.data_set.modality]
     return hash_values(hash_files([case.image, case.mask]), about, code)
 
 

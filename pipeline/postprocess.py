@@ -11,6 +11,7 @@ from pipeline.progress import each_in_threads
 from pipeline.provenance import record_time
 from pipeline.run import Run, forget, quarantine
 from volumetric.cases import Case
+from volumetric.check import read_case
 from volumetric.errors import GeometryError
 from volumetric.inference.segment import keep_largest
 from volumetric.io import read_volume, write_volume
@@ -78,8 +79,9 @@ def _changes(run: Run, cases: list[Case]) -> Mapping[int, PairedDifference]:
 
 def _compare(run: Run, case: Case) -> dict[int, Pair]:
     """Dice of each class as predicted, and with its largest component only."""
-    assert case.mask is not None
-    labels, truth = read_volume(raw_path(run, case)), read_volume(case.mask)
+    labels = read_volume(raw_path(run, case))
+    _, truth = read_case(case, classes=run.data_set.classes)
+    assert truth is not None
     if labels.shape != truth.shape:
         raise GeometryError(
             "shape-mismatch",

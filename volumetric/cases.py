@@ -24,6 +24,7 @@ class Case:
         image: path of the scan or clip.
         mask: path of the voxel labels; None where there are none.
         label: class of the whole case; None where there is none.
+        series: which volume of a DICOM folder, as `read_volume` takes it; None for the only one.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Case:
     image: Path
     mask: Path | None = None
     label: str | None = None
+    series: str | None = None
 
 
 _COLUMNS = tuple(field.name for field in fields(Case))
@@ -40,8 +42,8 @@ _COLUMNS = tuple(field.name for field in fields(Case))
 def read_cases(path: Path, *, root: Path) -> list[Case]:
     """Cases of a manifest's CSV, in its order, with paths under `root`.
 
-    Columns: id, image (required); subject (default: id), fold, mask, label. Unknown columns
-    are refused, so that a misspelt one is never silently dropped.
+    Columns: id, image (required); subject (default: id), fold, mask, label, series. Unknown
+    columns are refused, so that a misspelt one is never silently dropped.
 
     Raises:
         ManifestError: empty, unknown or missing column, duplicate or unsafe id, bad fold,
@@ -166,6 +168,7 @@ def _case(path: Path, number: int, row: Mapping[str, str | None], root: Path) ->
         image=_inside(root, image, where),
         mask=None if mask is None else _inside(root, mask, where),
         label=cells["label"],
+        series=cells["series"],
     )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.drawing import Frame, Mask, Panel, draw_panel, gutter_mm
 from volumetric.cases import Case
+from volumetric.check import read_case
 from volumetric.errors import GeometryError, OutputError
 from volumetric.figures import (
     PLANES,
@@ -65,7 +66,7 @@ def draw_case(
     """
     if not prediction.exists():
         raise OutputError("no-prediction", "there is no prediction", "Run the predict stage")
-    scan = _read_scan(case, prediction)
+    scan = _read_scan(case, prediction, classes)
     labelled = scan.prediction > 0
     if scan.truth is not None:
         labelled |= scan.truth > 0
@@ -91,10 +92,10 @@ def draw_case(
     return Picture(panels, columns, note)
 
 
-def _read_scan(case: Case, prediction: Path) -> _Scan:
-    volume = read_volume(case.image)
+def _read_scan(case: Case, prediction: Path, classes: Mapping[int, str]) -> _Scan:
+    volume, mask = read_case(case, classes=classes)
     image = orient(volume)
-    truth = None if case.mask is None else _labels(case.mask, image)
+    truth = None if mask is None else orient(mask).data[0].numpy()
     notes = []
     if image.data.shape[0] > 1:
         notes.append(f"Channel 1 of {image.data.shape[0]} is shown. ")

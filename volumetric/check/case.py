@@ -55,7 +55,7 @@ def read_case(case: Case, *, classes: Mapping[int, str]) -> tuple[Volume, Volume
         LabelError: the mask holds fractions or a label that `classes` does not name, or is the
             image.
     """
-    image = read_volume(case.image)
+    image = read_volume(case.image, series_uid=case.series)
     for refusal in refuse_values(image, case.image):
         raise refusal
     mask, noticed = _fit_mask(case, image, classes)
@@ -111,7 +111,7 @@ def check_path(path: Path | str) -> list[Finding]:
 
 def _read_image(case: Case) -> tuple[Volume | None, Noticed]:
     try:
-        image = read_volume(case.image)
+        image = read_volume(case.image, series_uid=case.series)
     except VolumetricError as error:
         return None, [error]
     refusals = list(refuse_values(image, case.image))
