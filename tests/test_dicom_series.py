@@ -159,6 +159,7 @@ def test_a_series_without_places_does_not_hide_the_scan(tmp_path):
         np.zeros((9, 9), np.int16),
         position=(0, 0, 0),
         SeriesInstanceUID="1.5",
+        Modality="OT",
         ImagePositionPatient=None,
     )
     np.testing.assert_array_equal(read_dicom(tmp_path).data[0].numpy(), stored)
@@ -185,7 +186,7 @@ def test_a_slice_that_is_there_twice_is_read_once_and_said(tmp_path):
     np.testing.assert_array_equal(volume.data[0].numpy(), stored)
     (finding,) = volume.about.findings
     assert (finding.code, finding.severity) == ("duplicate-slice", "note")
-    assert "1 slices are there twice" in finding.reason
+    assert "pixel for pixel: 1;" in finding.reason
 
 
 @pytest.mark.parametrize("tags", [{"RescaleSlope": 2.0}, {"PixelData": bytes(60)}])
@@ -392,3 +393,195 @@ def test_a_data_set_without_preamble_is_read(tmp_path):
         dataset.save_as(file, implicit_vr=True, little_endian=True, enforce_file_format=False)
         assert file.read_bytes()[128:132] != b"DICM"
     np.testing.assert_array_equal(read_dicom(tmp_path).data[0].numpy(), stored)
+
+
+# What is lost without a gap, or mixed without a repeat
+
+
+@pytest.mark.parametrize("name", ["0005", "9.dcm"])
+def test_a_stump_named_as_a_slice_is_refused(tmp_path, name):
+    write_series(tmp_path)
+    if not name.endswith(".dcm"):
+        for file in list(tmp_path.iterdir()):
+            file.rename(file.with_suffix(""))
+    (tmp_path / name).write_bytes(b"")
+    assert refusal(tmp_path).code == "not-dicom"
+
+
+def test_links_that_were_not_followed_are_said(tmp_path):
+    write_series(tmp_path / "store", depth=5)
+    (tmp_path / "scan").mkdir()
+    for file in sorted((tmp_path / "store").iterdir()):
+        target = tmp_path / "scan" / file.name
+        last = dcmread(file).ImagePositionPatient[2] > 37
+        target.symlink_to(file) if last else target.write_bytes(file.read_bytes())
+    findings = read_dicom(tmp_path / "scan").about.findings
+    assert ("links-not-followed", "warning") in {(one.code, one.severity) for one in findings}
+
+
+def test_a_series_of_the_same_kind_without_places_must_be_chosen_against(tmp_path):
+    write_series(tmp_path / "a")
+    write_series(tmp_path / "b", depth=9, SeriesInstanceUID="1.5", ImagePositionPatient=None)
+    assert refusal(tmp_path).code == "several-series"
+    assert read_dicom(tmp_path, series_uid="1.2.3").shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [
+        ("KVP", [80, 140]),
+        ("FlipAngle", [5, 15]),
+        ("TemporalPositionIdentifier", [1, 2]),
+        ("ImageType", [["DERIVED", "PRIMARY", "DIXON", "W"], ["DERIVED", "PRIMARY", "DIXON", "F"]]),
+        ("ImageType", [["ORIGINAL", "PRIMARY"], ["DERIVED", "SECONDARY", "MIP"]]),
+    ],
+)
+def test_values_of_two_kinds_in_one_stack_are_refused(tmp_path, keyword, values):
+    write_series(tmp_path, depth=6)
+    for name in range(6):
+        edit(tmp_path, name, **{keyword: values[name < 3]})
+    error = refusal(tmp_path)
+    assert error.code == "mixed-contrast"
+    assert len(error.choices) == 2
+
+
+def test_filters_of_the_scanner_are_no_other_kind(tmp_path):
+    write_series(tmp_path, depth=4)
+    edit(tmp_path, 2, ImageType=["ORIGINAL", "PRIMARY", "NORM", "DIS2D"])
+    assert read_dicom(tmp_path).shape[0] == 4
+
+
+def test_contrast_of_each_slice_its_own_is_said(tmp_path):
+    write_series(tmp_path, depth=5)
+    for name in range(5):
+        edit(tmp_path, name, InversionTime=250 + 10 * name)
+    (finding,) = read_dicom(tmp_path).about.findings
+    assert (finding.code, finding.severity) == ("contrast-varies", "warning")
+
+
+def test_one_inverted_slice_is_refused(tmp_path):
+    write_series(tmp_path)
+    edit(tmp_path, 1, PhotometricInterpretation="MONOCHROME1")
+    assert refusal(tmp_path).code == "mixed-units"
+
+
+def test_a_choice_is_the_group_that_was_listed(tmp_path):
+    for number, time in enumerate((4.0, 4.03, 4.06)):
+        for index in range(2):
+            position = (0, 0, 4.0 * number + 2 * index)
+            write_slice(
+                tmp_path / f"{number}{index}.dcm",
+                np.zeros((4, 4), np.int16),
+                position=position,
+                EchoTime=time,
+                SliceThickness=2,
+            )
+    error = refusal(tmp_path)
+    sizes = [len(read_dicom(tmp_path, series_uid=choice).data[0]) for choice in error.choices]
+    assert sum(sizes) == 6
+
+
+def test_blanked_uids_do_not_join_two_series(tmp_path):
+    for name, first in (("liver", 0), ("head", 5)):
+        write_series(
+            tmp_path / name,
+            depth=5,
+            origin=(0, 0, 2.0 * first),
+            SeriesInstanceUID=None,
+            SeriesDescription=name,
+        )
+    error = refusal(tmp_path)
+    assert error.code == "several-series"
+    for choice in error.choices:
+        assert read_dicom(tmp_path, series_uid=choice).shape[0] == 5
+
+
+def test_a_missing_part_of_a_cut_object_is_refused(tmp_path):
+    write_series(tmp_path, InConcatenationNumber=1, InConcatenationTotalNumber=2)
+    assert refusal(tmp_path).code == "missing-part"
+    edit(tmp_path, 3, InConcatenationNumber=2)
+    assert read_dicom(tmp_path).shape[0] == 4
+
+
+def test_gaps_in_instance_numbers_are_said(tmp_path):
+    for index in range(5):
+        write_slice(
+            tmp_path / f"{index}.dcm",
+            np.zeros((4, 4), np.int16),
+            position=(0, 0, 2 * index),
+            InstanceNumber=2 * index + 1,
+        )
+    (finding,) = read_dicom(tmp_path).about.findings
+    assert (finding.code, finding.severity) == ("instance-number-gap", "warning")
+
+
+def test_slices_off_a_straight_line_are_refused_however_long_the_stack(tmp_path):
+    positions = [(0.9 * (index >= 30), 0, 25.0 * index) for index in range(60)]
+    write_stack(tmp_path, positions)
+    error = refusal(tmp_path)
+    assert error.code == "gantry-tilt"
+    assert "off a straight line" in error.reason
+
+
+def test_positions_rounded_to_tenths_are_regular(tmp_path):
+    write_stack(tmp_path, along_z(*(round(0.625 * index, 1) for index in range(40))))
+    assert read_dicom(tmp_path).spacing[0] == pytest.approx(0.625, abs=3e-3)
+
+
+def test_slices_far_astray_are_not_resampled(tmp_path):
+    write_stack(tmp_path, [(0, 0, 0), (0, 1e7, 2), (0, 0, 4), (0, 0, 6)])
+    assert refusal(tmp_path, resample_irregular=True).code == "gantry-tilt"
+
+
+def test_a_mosaic_without_its_word_is_refused(tmp_path):
+    write_series(tmp_path)
+    for name in range(4):
+        dataset = dcmread(tmp_path / f"{name}.dcm")
+        block = dataset.private_block(0x19, "SIEMENS MR HEADER", create=True)
+        block.add_new(0x0A, "US", 30)
+        dataset.save_as(tmp_path / f"{name}.dcm")
+    assert refusal(tmp_path).code == "mosaic"
+
+
+def test_lossy_compression_is_said(tmp_path):
+    write_series(tmp_path, LossyImageCompression="01")
+    assert [one.code for one in read_dicom(tmp_path).about.findings] == ["lossy"]
+
+
+PATTERN = (np.arange(3 * 75 * 149) % 999).reshape(3, 75, 149).astype(np.int16)
+
+
+def test_pixels_are_found_where_a_file_is_not_as_its_meta_header_says(tmp_path):
+    stored = write_series(tmp_path, stored=PATTERN)
+    for file in tmp_path.iterdir():
+        content = file.read_bytes()
+        explicit, implicit = b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"
+        file.write_bytes(content.replace(explicit, implicit))
+    np.testing.assert_array_equal(read_dicom(tmp_path).data[0].numpy(), stored)
+
+
+@pytest.mark.parametrize(
+    ("zone", "known"), [("+0200", True), (None, False)], ids=["stated", "not stated"]
+)
+def test_injection_in_another_time_zone(tmp_path, zone, known):
+    tags = pet_tags(RadiopharmaceuticalStartDateTime="20240229080000+0000")
+    write_series(tmp_path, **tags, TimezoneOffsetFromUTC=zone)
+    about = read_dicom(tmp_path).about
+    assert about.suv_factor == (pytest.approx(75_000 / 1.5e8) if known else None)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("SeriesTime", "11:49"), ("AcquisitionDate", "yesterday"), ("PatientWeight", "1e-3")],
+)
+def test_malformed_tags_of_pet_cost_only_the_suv(tmp_path, keyword, value):
+    write_series(tmp_path, **(pet_tags() | {keyword: value}))
+    about = read_dicom(tmp_path).about
+    assert about.suv_factor is None
+    assert value not in about.findings[0].reason
+
+
+def test_dose_in_megabecquerel_is_no_dose(tmp_path):
+    write_series(tmp_path, **pet_tags(RadionuclideTotalDose=300))
+    assert read_dicom(tmp_path).about.suv_factor is None

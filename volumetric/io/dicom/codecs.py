@@ -16,6 +16,8 @@ Array = NDArray[np.integer[Any]]
 
 RLE = "1.2.840.10008.1.2.5"
 _SOI, _EOI, _SOC, _SOT, _EOC = b"\xff\xd8", b"\xff\xd9", b"\xff\x4f", b"\xff\x90", b"\xff\xd9"
+_MOST_PADDING = 8  # bytes behind an RLE segment; the standard asks for an even length
+_MOST_SEGMENTS = 2**12  # of a header, with the fill bytes between them
 _SPARE_BYTES = 16  # of coded data, below which a whole image may hang on any byte
 _SOD, _SIZ, _COD, _COC, _SOS, _SOF_LS = 0x93, 0x51, 0x52, 0x53, 0xDA, 0xF7
 # Huffman coded: baseline, extended sequential, lossless. Progressive and arithmetic are not DICOM.
@@ -94,9 +96,10 @@ def read_jpeg2000(stream: bytes) -> Codestream:
 
 def _segments(stream: bytes, position: int, *, stop: int = -1) -> Iterator[tuple[int, bytes]]:
     """(code, payload) of the marker segments from a position, up to the marker `stop`."""
-    while True:
-        while stream[position : position + 2] == b"\xff\xff":  # fill bytes
+    for _ in range(_MOST_SEGMENTS):
+        if stream[position : position + 2] == b"\xff\xff":  # a fill byte
             position += 1
+            continue
         marker, code, length = struct.unpack_from(">BBH", stream, position)
         if marker != 0xFF or (code != stop and length < 2):
             raise DamagedStreamError("a codestream with a damaged header")
@@ -104,6 +107,7 @@ def _segments(stream: bytes, position: int, *, stop: int = -1) -> Iterator[tuple
             return
         yield code, stream[position + 4 : position + 2 + length]
         position += 2 + length
+    raise DamagedStreamError("a codestream whose header does not end")
 
 
 def _read_siz(segment: bytes) -> tuple[tuple[tuple[int, int], int, int, bool], int]:
@@ -134,13 +138,16 @@ def _check_coding(code: int, segment: bytes) -> None:
 
 def _walk_tiles(stream: bytes, position: int, n_tiles: int) -> int:
     """Byte behind the end marker, to which the lengths of the tile-parts must lead."""
-    tiles = set()
+    tiles, n_segments = set(), 0
     for _ in range(_MOST_PARTS):
         if stream[position : position + 2] != _SOT:
             break
         tile, length = struct.unpack_from(">HI", stream, position + 4)
         for code, segment in _segments(stream, position + 12, stop=_SOD):
             _check_coding(code, segment)
+            n_segments += 1
+        if n_segments > _MOST_PARTS:
+            break
         tiles.add(tile)
         # A length of zero: up to the end.
         position = position + max(length, 14) if length else stream.rfind(_EOC)
@@ -199,7 +206,7 @@ def decode_jpeg2000(stream: Codestream) -> Array:
 def decode_rle(stream: bytes, size: tuple[int, int], n_bytes: int) -> Array:
     """Numbers (H, W) of `n_bytes` each, of an RLE frame (PS3.5 G): one segment a byte, high first.
 
-    A segment may end in one byte of padding.
+    A segment may end in a few bytes of padding.
     """
     n_segments, *offsets = struct.unpack_from("<16I", stream)
     starts = [*offsets[:n_segments], len(stream)]
@@ -207,18 +214,25 @@ def decode_rle(stream: bytes, size: tuple[int, int], n_bytes: int) -> Array:
         raise DamagedStreamError(f"an RLE header of {n_segments} segments that makes no sense")
     planes = np.empty((*size, n_bytes), np.uint8)
     for index, (start, stop) in enumerate(pairwise(starts)):
-        plane = _unpack(stream[start:stop])
-        if len(plane) != size[0] * size[1]:
-            raise DamagedStreamError(f"an RLE segment of {len(plane)} bytes for {size} pixels")
+        plane = _unpack(stream[start:stop], size[0] * size[1])
         planes[..., n_bytes - 1 - index] = np.frombuffer(plane, np.uint8).reshape(size)
     return planes.view(f"<u{n_bytes}")[..., 0]
 
 
-def _unpack(segment: bytes) -> bytes:
-    try:
-        return bytes(imagecodecs.packbits_decode(segment))
-    except imagecodecs.PackbitsError:
-        return bytes(imagecodecs.packbits_decode(segment.removesuffix(b"\0")))
+def _unpack(segment: bytes, n_bytes: int) -> bytes:
+    """A segment's bytes; behind them a few of padding, 0 or 128 (which says nothing), may stand."""
+    for n_padding in range(_MOST_PADDING + 1):
+        end = len(segment) - n_padding
+        if segment[end:].strip(b"\0\x80"):
+            break
+        try:
+            # No more than that many: two bytes can stand for 128.
+            unpacked = bytes(imagecodecs.packbits_decode(segment[:end], out=n_bytes))
+        except imagecodecs.PackbitsError:
+            continue
+        if len(unpacked) == n_bytes:
+            return unpacked
+    raise DamagedStreamError(f"an RLE segment that does not hold {n_bytes} bytes")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from volumetric.errors import UnreadableFileError
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 _EXPLICIT = b"1.2.840.10008.1.2.1\0\0\0"  # as long as the UID it stands in for
-_LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT")
+LONG_VRS = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT")
 _LARGEST_META = 2**16
 # Deflate can gain 1032 to 1: headers gain 5, pixels 2 to 4, an image blank throughout all of it.
 # So nothing is refused below 64 MiB, which no blank slice reaches, nor below 100 to 1.
@@ -31,8 +31,9 @@ def inflate(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as stream:
-            meta = _read_meta(stream)
-            deflated = stream.read()
+            # Wherever it is named: it may stand where it means nothing, too.
+            meta = _read_meta(stream).replace(DEFLATED.encode(), _EXPLICIT)
+            return meta + _inflate_stream(stream, path)
     except OSError as error:
         raise UnreadableFileError(
             "unreadable-file",
@@ -40,7 +41,11 @@ def inflate(path: Path) -> bytes:
             "Check its permissions",
             path=path,
         ) from error
-    return meta.replace(DEFLATED.encode(), _EXPLICIT, 1) + _inflate_bytes(deflated, path)
+
+
+def is_deflated(stream: BinaryIO) -> bool:
+    """Whether a file, open at its first byte, says that it is deflated."""
+    return DEFLATED.encode() in _read_meta(stream)
 
 
 def largest_inflated(n_bytes: int) -> int:
@@ -48,17 +53,18 @@ def largest_inflated(n_bytes: int) -> int:
     return max(_FREE_BYTES, _LARGEST_RATIO * n_bytes)
 
 
-def _inflate_bytes(deflated: bytes, path: Path) -> bytes:
+def _inflate_stream(stream: BinaryIO, path: Path) -> bytes:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = bytearray()
+    n_taken = 0
     try:
-        for start in range(0, len(deflated), _PIECE_BYTES):
-            piece = deflated[start : start + _PIECE_BYTES]
+        while not inflater.eof and (piece := stream.read(_PIECE_BYTES)):
+            n_taken += len(piece)
             while piece:
                 inflated += inflater.decompress(piece, 16 * _PIECE_BYTES)
                 piece = inflater.unconsumed_tail
                 # Against what it took so far: a bomb is refused at its first 64 MiB.
-                _refuse_bomb(len(inflated), start + _PIECE_BYTES, path)
+                _refuse_bomb(len(inflated), n_taken, path)
         inflated += inflater.flush()
     except zlib.error as error:
         raise UnreadableFileError(
@@ -84,14 +90,19 @@ def _refuse_bomb(n_inflated: int, n_deflated: int, path: Path) -> None:
 def _read_meta(stream: BinaryIO) -> bytes:
     """Preamble and file meta information (group 2, always explicit little endian), verbatim."""
     meta = stream.read(132)
-    while len(meta) < _LARGEST_META:
+    if meta[128:] != b"DICM":  # a data set without preamble may still begin with group 2
+        meta = b""
+        stream.seek(0)
+    while True:
         element = stream.read(8)
         length = int.from_bytes(element[6:8], "little")
-        if element[4:6] in _LONG_VRS:
+        if element[4:6] in LONG_VRS:
             element += stream.read(4)
             length = int.from_bytes(element[8:12], "little")
-        if element[:2] != b"\x02\x00" or length > _LARGEST_META:
+        if element[:2] != b"\x02\x00":
             break
+        if len(meta) + length > _LARGEST_META:
+            raise ValueError("file meta information of absurd size")
         meta += element + stream.read(length)
     stream.seek(len(meta))
     return meta

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.config import logger as pydicom_logger
+from pydicom.filereader import read_partial
+from pydicom.tag import Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -19,12 +23,14 @@ from pydicom.uid import (
 )
 
 from volumetric.errors import UnreadableFileError
-from volumetric.io.dicom.deflate import inflate
+from volumetric.io.dicom.bounds import UNDEFINED, HeaderStream, is_vast
+from volumetric.io.dicom.deflate import inflate, is_deflated
 
+SHORTEST_BYTES = 132  # of a preamble with its mark
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _PIXEL_DATA = (0x7FE0, 0x0010)
-_UNDEFINED = 0xFFFFFFFF
-_META_BYTES = 2048  # where a file says how it is encoded
+_ENDS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # pixels: real or whole numbers
+_CHARSET = 0x00080005  # which pydicom keeps, asked to or not
 # How a data set without preamble begins: group 2 or 8, little or big endian.
 _BARE_STARTS = tuple(
     struct.pack(f"{order}HH", group, element)
@@ -33,37 +39,44 @@ _BARE_STARTS = tuple(
 )
 
 
-def list_files(path: Path) -> list[Path]:
-    """The files at or below a path, in the order of their names; links are not followed.
+def list_files(path: Path) -> tuple[list[Path], tuple[Path, ...]]:
+    """The files at or below a path in the order of their names, and the links not followed.
 
     Raises:
         UnreadableFileError: there is nothing, or a folder may not be searched.
     """
     if path.is_file():
-        return [path]
+        return [path], ()
     if not path.is_dir():
         raise UnreadableFileError(
             "missing-file", "is neither a file nor a folder", "Check the path", path=path
         )
     # A link may leave the folder, close a loop, or count a slice twice; a pipe blocks for ever.
     # Names with a leading dot are the system's own, such as the "._*" twins macOS leaves.
-    files = [
-        Path(folder) / name
-        for folder, _, names in os.walk(path, onerror=_refuse_folder, followlinks=False)
-        for name in names
-        if not name.startswith(".")
-    ]
-    return sorted(file for file in files if file.is_file() and not file.is_symlink())
+    files, links, folders = [], [], [path]
+    while folders:  # os.walk calls itself in Python 3.11, and breaks off a thousand folders deep
+        for entry in _list_folder(folders.pop()):
+            one = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(one)
+            elif entry.is_symlink() and not entry.name.startswith(".") and not one.is_dir():
+                links.append(one)
+            elif entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                files.append(one)
+    return sorted(files), tuple(sorted(links))
 
 
-def _refuse_folder(error: OSError) -> None:
-    # Left alone, os.walk passes over a folder it may not enter, and its slices with it.
-    raise UnreadableFileError(
-        "unreadable-file",
-        f"cannot be searched ({error.strerror})",
-        "Check its permissions",
-        path=error.filename,
-    ) from error
+def _list_folder(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:  # passed over, its slices would be lost
+        raise UnreadableFileError(
+            "unreadable-file",
+            f"cannot be searched ({error.strerror})",
+            "Check its permissions",
+            path=folder,
+        ) from error
 
 
 def claims_dicom(file: Path, *, asked_for: bool = False) -> bool:
@@ -73,7 +86,7 @@ def claims_dicom(file: Path, *, asked_for: bool = False) -> bool:
     """
     try:
         with file.open("rb") as stream:
-            start = stream.read(132)
+            start = stream.read(SHORTEST_BYTES)
     except OSError as error:
         raise UnreadableFileError(
             "unreadable-file",
@@ -81,7 +94,9 @@ def claims_dicom(file: Path, *, asked_for: bool = False) -> bool:
             "Check its permissions",
             path=file,
         ) from error
-    is_dicom = start[128:] == b"DICM" or (len(start) == 132 and start.startswith(_BARE_STARTS))
+    is_dicom = start[128:] == b"DICM" or (
+        len(start) == SHORTEST_BYTES and start.startswith(_BARE_STARTS)
+    )
     # By its name it is a slice: to pass over it would silently shorten the scan.
     if not is_dicom and (asked_for or file.suffix.lower() in _DICOM_SUFFIXES):
         raise UnreadableFileError(
@@ -95,9 +110,16 @@ def claims_dicom(file: Path, *, asked_for: bool = False) -> bool:
 
 @contextmanager
 def parsing(file: Path) -> Iterator[None]:
-    """Within it, whatever a damaged header makes the parser raise is a typed error."""
+    """Within it, whatever a damaged header makes the parser raise is a typed error.
+
+    What it makes the parser warn of quotes the header, and is dropped.
+    """
+    silent = pydicom_logger.disabled
+    pydicom_logger.disabled = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except UnreadableFileError:
         raise
     except Exception as error:
@@ -110,23 +132,38 @@ def parsing(file: Path) -> Iterator[None]:
             "Copy or export it again",
             path=file,
         ) from error
+    finally:
+        pydicom_logger.disabled = silent
 
 
-def read_header(file: Path, tags: Sequence[str | int]) -> tuple[Dataset, int | None, int | None]:
+def read_header(
+    file: Path, tags: Sequence[str | int]
+) -> tuple[Dataset, int | None, int | None, bool]:
     """The data set up to its pixels, of which only `tags` are kept, and where these pixels lie.
 
-    Returns the data set, the byte at which the value of PixelData begins (None without one; in
-    the inflated stream if the file is deflated), and its length (None if encapsulated).
+    Returns the data set; the byte at which the value of PixelData begins (None without one; in
+    the inflated stream if the file is deflated), and its length (None if encapsulated); and
+    whether it ends before the pixels, at more than an image's header holds.
     """
-    with file.open("rb") as stream:
-        meta = stream.read(_META_BYTES)
+    kept = {int(Tag(tag)) for tag in tags} | {_CHARSET}
+    cut = False
+    with HeaderStream(io.FileIO(file)) as stream:
+        deflated = is_deflated(stream)
         stream.seek(0)
-        deflated = DeflatedExplicitVRLittleEndian.encode() in meta
-        source: BinaryIO = io.BytesIO(inflate(file)) if deflated else stream
-        dataset = dcmread(source, stop_before_pixels=True, specific_tags=list(tags), force=True)
+        source = HeaderStream(io.BytesIO(inflate(file))) if deflated else stream
+
+        def stop(tag: int, vr: str | None, length: int) -> bool:
+            nonlocal cut
+            if tag in _ENDS:
+                return True
+            # Parsed is what is kept, and what has to be followed to find its end.
+            cut = (tag in kept or length == UNDEFINED) and is_vast(source, tag, vr, length)
+            return cut
+
+        dataset = read_partial(source, stop, force=True, specific_tags=list(kept))
         if deflated:
             dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-        return dataset, *_find_pixels(source, dataset)
+        return dataset, *((None, None) if cut else _find_pixels(source, dataset)), cut
 
 
 def transfer_syntax(dataset: Dataset, length: int | None) -> str | None:
@@ -147,16 +184,18 @@ def transfer_syntax(dataset: Dataset, length: int | None) -> str | None:
 
 def _find_pixels(stream: BinaryIO, dataset: Dataset) -> tuple[int | None, int | None]:
     """Where the value of PixelData begins and how long it is; the stream stands at its tag."""
-    implicit, little = dataset.original_encoding
+    _, little = dataset.original_encoding
     order = "<" if little else ">"
     head = stream.read(12)
     if len(head) < 12 or struct.unpack(f"{order}HH", head[:4]) != _PIXEL_DATA:
         return None, None
-    if implicit:
+    # By the element itself: some files are written otherwise than their meta header says. Read
+    # as an implicit length, these letters are an odd number, which no length is.
+    if head[4:6] in (b"OB", b"OW", b"UN") and head[6:8] == b"\0\0":
+        length = struct.unpack(f"{order}L", head[8:])[0]
+    else:
         stream.seek(-4, io.SEEK_CUR)
         length = struct.unpack(f"{order}L", head[4:8])[0]
-    else:
-        if head[4:6] not in (b"OB", b"OW", b"UN"):
-            raise ValueError("pixels of an unknown kind")
-        length = struct.unpack(f"{order}L", head[8:])[0]
-    return stream.tell(), None if length == _UNDEFINED else length
+        if length % 2:
+            raise ValueError("pixels of an unknown kind or of an odd length")
+    return stream.tell(), None if length == UNDEFINED else length

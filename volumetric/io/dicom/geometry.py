@@ -77,9 +77,9 @@ def stack_slices(slices: Sequence[Slice], path: Path) -> Stack:
     if len(slices) == 1:
         step = _stated_spacing(slices[0], path) * normal
     else:
-        fault = _fault(along, np.linalg.norm(sideways, axis=1), slices, path)
+        fault = _fault(along, sideways, slices, path)
         step = offsets[-1] / (len(slices) - 1) if fault is None else _usual_gap(along) * normal
-        findings = _stated_otherwise(slices, float(np.linalg.norm(step)), path)
+        findings = _doubts(slices, float(np.linalg.norm(step)), path)
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = column_axis * spacing[0]
@@ -125,7 +125,7 @@ def _stated_spacing(one: Slice, path: Path) -> float:
 
 
 def _fault(
-    along: _Vector, sideways: _Vector, slices: Sequence[Slice], path: Path
+    along: _Vector, shifts: _Vector, slices: Sequence[Slice], path: Path
 ) -> GeometryError | None:
     """What keeps slices at distinct places from being an untilted, regular stack.
 
@@ -135,12 +135,17 @@ def _fault(
     # Positions rounded to 0.01 mm wander by as much from a line between two of them; 1% of the
     # spacing is far below what a network or a volume can tell; 5% keeps micro-CT honest.
     mean_gap = along[-1] / len(gaps)
-    tolerance = min(max(0.01 * mean_gap, 0.01), 0.05 * mean_gap) + 1e-9
-    if (sideways > tolerance + _COSINE_TOLERANCE * along).any():
+    tolerance = min(max(0.01 * mean_gap, 0.01), 0.05 * mean_gap)
+    tolerance = max(tolerance, min(_rounding_mm(slices), 0.15 * mean_gap)) + 1e-9
+    sideways = np.linalg.norm(shifts, axis=1)
+    line = np.outer(np.arange(len(along)) / len(gaps), shifts[-1])
+    astray = np.linalg.norm(shifts - line, axis=1)
+    if (sideways > tolerance + _COSINE_TOLERANCE * along).any() or astray.max() > tolerance:
         angle = np.degrees(np.arctan2(sideways, along).max())
         return GeometryError(
             "gantry-tilt",
-            f"slices shift sideways by up to {sideways.max():.2f} mm ({angle:.1f} degrees)",
+            f"slices shift sideways by up to {sideways.max():.2f} mm ({angle:.1f} degrees), "
+            f"{astray.max():.2f} mm off a straight line",
             "Read it with resample_irregular=True, which moves it onto an untilted grid",
             path=path,
         )
@@ -151,25 +156,36 @@ def _fault(
     return None
 
 
+def _rounding_mm(slices: Sequence[Slice]) -> float:
+    """How far rounding to the decimals that occur may have moved a position, along any axis."""
+    positions = np.array([one.position for one in slices], dtype=np.float64)
+    for n_decimals in range(1, 4):
+        scaled = positions * 10**n_decimals
+        if np.abs(scaled - scaled.round()).max() < 1e-6:
+            return float(np.sqrt(3) / 2 * 10.0**-n_decimals)
+    return 0.0
+
+
 def _usual_gap(along: _Vector) -> float:
     gaps = np.sort(np.diff(along))
     return float(gaps[(len(gaps) - 1) // 2])  # the lower median is a gap that exists
 
 
-def _stated_otherwise(slices: Sequence[Slice], gap: float, path: Path) -> tuple[Finding, ...]:
-    """SpacingBetweenSlices is often wrong; positions are not. But half the slices may be lost."""
+def _doubts(slices: Sequence[Slice], gap: float, path: Path) -> tuple[Finding, ...]:
+    """Signs that every second slice, or an end of the stack, was lost: positions do not show it."""
     stated = [abs(one.slice_spacing_mm) for one in slices if one.slice_spacing_mm]
-    if not stated or abs(float(np.median(stated)) - gap) <= 0.05 * gap:
-        return ()
-    return (
-        Finding(
-            "stated-spacing-differs",
-            "warning",
-            f"slices lie {gap:.3f} mm apart, SpacingBetweenSlices says {np.median(stated):.3f} mm",
-            "Positions were used; check that the series is whole, e.g. not every second slice",
-            str(path),
-        ),
-    )
+    numbers = {one.instance_number for one in slices if one.instance_number is not None}
+    doubts = []
+    if stated and abs(float(np.median(stated)) - gap) > 0.05 * gap:
+        said = (
+            f"slices lie {gap:.3f} mm apart, SpacingBetweenSlices says {np.median(stated):.3f} mm"
+        )
+        doubts.append(("stated-spacing-differs", said))
+    if len(numbers) == len(slices) and max(numbers) - min(numbers) >= len(slices):
+        said = f"{len(slices)} slices are numbered {min(numbers)} to {max(numbers)}, with gaps"
+        doubts.append(("instance-number-gap", said))
+    remedy = "Positions were used; check that the series is whole, e.g. not every second slice"
+    return tuple(Finding(code, "warning", said, remedy, str(path)) for code, said in doubts)
 
 
 def _gap_error(gaps: _Vector, path: Path) -> GeometryError:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.datadict import keyword_for_tag
 from pydicom.uid import UID
 
 from volumetric.io.dicom.files import parsing, read_header, transfer_syntax
-from volumetric.io.dicom.slices import LABELS, Encoding, Numbers, Slice
+from volumetric.io.dicom.labels import LABELS, dimension_labels, find_labels, read_dimensions
+from volumetric.io.dicom.slices import Encoding, Numbers, Slice
 
 # Nothing that names a person is ever loaded, so nothing of it can reach an error or a log.
 _TAGS: list[str | int] = [
@@ -26,6 +26,10 @@ _TAGS: list[str | int] = [
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "ImageType",
+    "InConcatenationNumber",
+    "InConcatenationTotalNumber",
+    "InstanceNumber",
+    "LossyImageCompression",
     "Modality",
     "ModalityLUTSequence",
     "NumberOfFrames",
@@ -40,10 +44,10 @@ _TAGS: list[str | int] = [
     "RescaleType",
     "Rows",
     "SOPClassUID",
-    "SOPInstanceUID",
     "SamplesPerPixel",
     "SeriesDescription",
     "SeriesInstanceUID",
+    "SeriesNumber",
     "SharedFunctionalGroupsSequence",
     "SliceThickness",
     "SpacingBetweenSlices",
@@ -52,6 +56,9 @@ _TAGS: list[str | int] = [
     "Units",
     *LABELS,
 ]
+# Siemens' number of images in a mosaic, and the tag that says it is Siemens'.
+_N_TILES, _N_TILES_CREATOR = 0x0019100A, 0x00190010
+_TAGS += [_N_TILES, _N_TILES_CREATOR]
 # Functional groups (PS3.3 C.7.6.16.2, C.8.13.5, C.8.15.3) that are looked into.
 _MACROS = (
     "CTImageFrameTypeSequence",
@@ -70,20 +77,11 @@ _MACROS = (
     "PlanePositionSequence",
     "TemporalPositionSequence",
 )
+# What a refusal may quote. The standard knows no name of more than 64 letters.
+_LONGEST_NAME, _LONGEST_LABEL = 128, 256
+_LARGEST_NUMBER = 1e7  # of mm: ten kilometres
 # Pictures that share a series or a folder with a scan, yet are no slices of it.
 _PICTURES = frozenset({"LOCALIZER", "SCREEN SAVE"})
-# Dimensions that are the place itself.
-_PLACES = frozenset({"ImagePositionPatient", "InStackPositionNumber", "ImageOrientationPatient"})
-_COMPONENTS = {
-    "M": "MAGNITUDE",
-    "P": "PHASE",
-    "R": "REAL",
-    "I": "IMAGINARY",
-    "MAGNITUDE": "MAGNITUDE",
-    "PHASE": "PHASE",
-    "REAL": "REAL",
-    "IMAGINARY": "IMAGINARY",
-}
 
 
 def read_slices(file: Path) -> tuple[list[Slice], list[str]]:
@@ -97,10 +95,12 @@ def read_slices(file: Path) -> tuple[list[Slice], list[str]]:
         UnreadableFileError: the header is cut, damaged, or lacks a required value.
     """
     with parsing(file):
-        dataset, offset, length = read_header(file, _TAGS)
+        dataset, offset, length, cut = read_header(file, _TAGS)
         kind = _kind_apart(dataset)
         if kind is not None:
             return [], [kind]
+        if cut:
+            raise ValueError("more than an image's header holds")
         encoding = _encoding(dataset, offset, length)
         frames = dataset.get("PerFrameFunctionalGroupsSequence")
         if not frames:
@@ -108,13 +108,15 @@ def read_slices(file: Path) -> tuple[list[Slice], list[str]]:
         if len(frames) != encoding.n_frames:
             raise ValueError("another number of frames than of their functional groups")
         shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-        dimensions = _dimensions(dataset)
+        dimensions = read_dimensions(dataset)
         slices = []
         for number, groups in enumerate(frames):
             parts = [dataset, *_items(shared[0]), *_items(groups)][::-1]
             one = _slice(file, number, encoding, parts, enhanced=True)
-            counted = _dimension_labels(dimensions, groups, one.labels)
+            counted = dimension_labels(dimensions, groups, one.labels)
             slices.append(replace(one, labels={**one.labels, **counted}))
+            if one.position is None and not _PICTURES.intersection(one.image_type):
+                break  # which alone refuses its series: no need to look at a million others
         pictures = [_PICTURES.intersection(one.image_type) for one in slices]
         scan = [one for one, kinds in zip(slices, pictures, strict=True) if not kinds]
         return scan, [min(kinds).lower() for kinds in pictures if kinds]
@@ -135,14 +137,16 @@ def _kind_apart(dataset: Dataset) -> str | None:
 def _sop_class(dataset: Dataset) -> str:
     # Anonymisers blank the UID of the object but leave its twin in the file's preamble. A file
     # with neither is cut early, and may have been a slice: the AttributeError refuses it.
-    return str(UID(dataset.get("SOPClassUID") or dataset.file_meta.MediaStorageSOPClassUID).name)
+    return str(UID(dataset.get("SOPClassUID") or dataset.file_meta.MediaStorageSOPClassUID).name)[
+        :_LONGEST_NAME
+    ]
 
 
 def _encoding(dataset: Dataset, offset: int | None, length: int | None) -> Encoding:
     size, stored = (int(dataset.Rows), int(dataset.Columns)), int(dataset.BitsStored)
     n_frames = dataset.get("NumberOfFrames")
-    if min(size) < 1 or (n_frames is not None and int(n_frames) < 1):
-        raise ValueError("no pixels")
+    if min(size) < 1 or (n_frames is not None and not 0 < int(n_frames) < 2**31):
+        raise ValueError("no pixels, or more than can be counted")
     if dataset.PixelRepresentation not in (0, 1):
         raise ValueError("neither signed nor unsigned")
     return Encoding(
@@ -163,20 +167,22 @@ def _slice(
 ) -> Slice:
     """What the first of several data sets to name a thing says of it."""
 
-    def get(keyword: str) -> Any:
+    def get(keyword: str | int) -> Any:
         found = (part.get(keyword) for part in parts)
         return next((value for value in found if value not in (None, "")), None)
 
     image_type = _values(get("FrameType") or get("ImageType"))
-    return Slice(
+    if get(_N_TILES) is not None and "SIEMENS MR HEADER" in str(get(_N_TILES_CREATOR)):
+        image_type += ("MOSAIC",)  # which some exports lose from ImageType
+    one = Slice(
         path=file,
         frame=frame,
         encoding=encoding,
         enhanced=enhanced,
-        # Blanked by an anonymiser: such files are one series, and their geometry must prove it.
-        series_uid=str(get("SeriesInstanceUID") or ""),
-        instance_uid=str(get("SOPInstanceUID") or ""),
-        description=str(get("SeriesDescription") or ""),
+        series_uid=_series(get),
+        instance_number=_instance_number(get),
+        part=_part(get("InConcatenationNumber"), get("InConcatenationTotalNumber")),
+        description=str(get("SeriesDescription") or "")[:_LONGEST_NAME],
         study_uid=str(get("StudyInstanceUID") or ""),
         frame_of_reference=str(get("FrameOfReferenceUID") or ""),
         sop_class=_sop_class(parts[-1]),
@@ -189,48 +195,64 @@ def _slice(
         slice_spacing_mm=_number(get("SpacingBetweenSlices")),
         rescale=_rescale(get("RescaleSlope"), get("RescaleIntercept")),
         has_lut=get("ModalityLUTSequence") is not None,
-        unit=str(get("RescaleType") or get("Units") or ""),
+        lossy=str(get("LossyImageCompression") or "") == "01",
+        unit=_unit(get),
         padding=_padding(get("PixelPaddingValue"), get("PixelPaddingRangeLimit"), encoding),
-        labels=_labels(get, image_type),
+        labels=find_labels(get, image_type),
     )
+    _check_names(one)
+    return one
 
 
-def _items(groups: Dataset) -> list[Dataset]:
-    """The items of the macros that place a frame or tell it apart, flat.
+def _check_names(one: Slice) -> None:
+    """Refuse names too long to be any: cut, two of them might be taken for one."""
+    names = (one.series_uid, one.study_uid, one.frame_of_reference, one.modality, one.unit)
+    if max(map(len, (*names, one.encoding.photometric, *one.image_type))) > _LONGEST_NAME:
+        raise ValueError("a name of absurd length")
+    if max(map(len, one.labels.values()), default=0) > _LONGEST_LABEL:
+        raise ValueError("a label of absurd length")
+
+
+def _items(groups: Dataset, *, levels: int = 2) -> list[Dataset]:
+    """The items of the macros that place a frame or tell it apart, flat; they lie two deep.
 
     Only these: private sequences, as Philips writes them, hold a second geometry of their own
     whose positions are those of corners.
     """
     items = [groups[keyword].value[0] for keyword in _MACROS if groups.get(keyword)]
-    return items + [inner for item in items for inner in _items(item)]
+    if levels > 1:
+        items += [inner for item in items for inner in _items(item, levels=levels - 1)]
+    return items
 
 
-def _labels(get: Callable[[str], Any], image_type: tuple[str, ...]) -> dict[str, str]:
-    labels = {keyword: _text(get(keyword)) for keyword in LABELS}
-    labels["ImageType"] = "\\".join(image_type)
-    component = next((_COMPONENTS[word] for word in image_type[2:] if word in _COMPONENTS), "")
-    labels["ComplexImageComponent"] = labels["ComplexImageComponent"] or component
-    return {keyword: value for keyword, value in labels.items() if value}
+def _series(get: Callable[[str], Any]) -> str:
+    """SeriesInstanceUID; where an anonymiser blanked it, what else tells series apart.
+
+    Where nothing does, such files are one series, and their geometry must prove it.
+    """
+    if get("SeriesInstanceUID"):
+        return str(get("SeriesInstanceUID"))
+    rest = (get("SeriesNumber"), get("SeriesDescription"))
+    return "/".join(str(one) for one in rest if one).replace("[", "(")
 
 
-def _dimensions(dataset: Dataset) -> list[str]:
-    """What each dimension index counts, by keyword."""
-    pointers = [item.DimensionIndexPointer for item in dataset.get("DimensionIndexSequence") or []]
-    return [keyword_for_tag(pointer) or str(pointer) for pointer in pointers]
+def _unit(get: Callable[[str], Any]) -> str:
+    """RescaleType or Units, of which PET writes only the second with care."""
+    first, second = (
+        ("Units", "RescaleType") if get("Modality") == "PT" else ("RescaleType", "Units")
+    )
+    return str(get(first) or get(second) or "")
 
 
-def _dimension_labels(
-    dimensions: Sequence[str], groups: Dataset, labels: Mapping[str, str]
-) -> dict[str, str]:
-    """Indices along dimensions that are neither the place nor known by their value already."""
-    content = groups.get("FrameContentSequence") or [Dataset()]
-    indices = content[0].get("DimensionIndexValues")
-    values = [indices] if isinstance(indices, int) else list(indices or [])
-    return {
-        keyword: str(value)
-        for keyword, value in zip(dimensions, values, strict=False)
-        if keyword not in labels and keyword not in _PLACES
-    }
+def _instance_number(get: Callable[[str], Any]) -> int | None:
+    try:
+        return int(get("InstanceNumber"))
+    except (TypeError, ValueError):
+        return None  # it orders nothing, so a malformed one costs nothing
+
+
+def _part(number: Any, total: Any) -> tuple[int, int] | None:
+    return (int(number), int(total)) if number is not None and total is not None else None
 
 
 def _values(value: Any) -> tuple[str, ...]:
@@ -239,25 +261,12 @@ def _values(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(map(str, value))
 
 
-def _text(value: Any) -> str:
-    """A label as written in a choice: numbers short, several values apart by a backslash."""
-    parts = [value] if isinstance(value, str | bytes) or not _is_several(value) else list(value)
-    return "\\".join(
-        f"{float(part):.6g}" if isinstance(part, float) else str(part)
-        for part in parts
-        if part is not None
-    ).strip()
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
 def _numbers(value: Any, count: int) -> Numbers | None:
     if value is None or value == "":
         return None
-    numbers = tuple(float(number) for number in (value if count > 1 else [value]))
-    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
+    numbers = tuple(map(_float, value if count > 1 else [value]))
+    sound = len(numbers) == count and all(abs(one) <= _LARGEST_NUMBER for one in numbers)
+    return numbers if sound else None
 
 
 def _number(value: Any) -> float | None:
@@ -270,9 +279,15 @@ def _rescale(slope: Any, intercept: Any) -> tuple[float, float] | None:
     if slope is None and intercept is None:
         return None
     return (
-        math.nan if slope is None else float(slope),
-        math.nan if intercept is None else float(intercept),
+        math.nan if slope is None else _float(slope),
+        math.nan if intercept is None else _float(intercept),
     )
+
+
+def _float(number: Any) -> float:
+    if "_" in str(number):
+        raise ValueError("no number of DICOM, though one of Python")
+    return float(number)
 
 
 def _padding(value: Any, limit: Any, encoding: Encoding) -> tuple[int, int] | None:

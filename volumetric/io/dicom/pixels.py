@@ -25,6 +25,7 @@ Array = NDArray[np.integer[Any]]
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN, DEFLATED})
 _LARGEST_PADDING = 4096
+_LARGEST_HEADER = 2**16  # of a codestream
 # Of compressed images. No scanner makes frames of 64 MiB (a detector of 4096 x 4096 needs 32);
 # scans shrink 2 to 50 fold, and only images blank throughout several hundred fold.
 _LARGEST_FRAME = 64 * 2**20
@@ -54,7 +55,10 @@ def read_stored(slices: Sequence[Slice]) -> list[Array]:
     for one in files.values():
         check_encoding(one)
     _check_proportion(slices)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Few large images at a time: a decoder takes several times the memory of its image.
+    largest = max((_n_bytes(one.encoding) for one in slices), default=1)
+    n_workers = max(1, min(os.cpu_count() or 1, _LARGEST_FRAME // largest))
+    with ThreadPoolExecutor(n_workers) as pool:
         sources = dict(zip(files, pool.map(_find_frames, files.values()), strict=True))
         return list(pool.map(_read_slice, slices, (sources[one.path] for one in slices)))
 
@@ -81,7 +85,7 @@ def check_encoding(one: Slice) -> None:
         ),
         "color": (
             encoding.n_samples != 1 or encoding.photometric not in ("MONOCHROME1", "MONOCHROME2"),
-            f"holds {encoding.n_samples} numbers a pixel, not one grey value",
+            f"holds {encoding.photometric} pixels of {encoding.n_samples} numbers, not grey ones",
         ),
         "pixel-layout": (
             allocated not in (8, 16, 32) or not 1 <= n_bits <= allocated or high != n_bits - 1,
@@ -177,7 +181,9 @@ def _find_frames(one: Slice) -> _Source:
 def _read_slice(one: Slice, source: _Source) -> Array:
     if not 0 <= one.frame < len(source.frames):
         raise _bad_pixels(one, f"has no image {one.frame}")
-    spans = source.frames[one.frame]
+    spans, n_frame = source.frames[one.frame], _n_bytes(one.encoding)
+    if sum(n_bytes for _, n_bytes in spans) > 4 * n_frame + _LARGEST_HEADER:
+        raise _bad_pixels(one, f"compresses an image of {n_frame:,} bytes into many more")
     with _reading(one), _open(one.path, source) as stream:
         if one.encoding.transfer_syntax in _NATIVE:
             return _read_native(stream, spans[0], one.encoding)

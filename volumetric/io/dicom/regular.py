@@ -15,6 +15,7 @@ from volumetric.io.dicom.geometry import Stack
 from volumetric.volume import Affine
 
 _MOST_SLICES = 4  # times as many as there were: one tiny gap must not blow the volume up
+_MOST_PIXELS = 9  # times as many a slice: where slices shift further, they are no one stack
 
 
 def regularise(
@@ -25,6 +26,9 @@ def regularise(
     Slices that shift sideways are moved within their plane by cubic convolution, into a field of
     view that holds all of them (what none covers is `fill`); then, where gaps differ, slices are
     interpolated linearly along the normal, at the smallest gap that occurs.
+
+    Raises:
+        GeometryError: the stack's own fault, where slices shift too far for one field of view.
     """
     data = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32))
     data, affine = _untilt(data, stack, fill)
@@ -47,7 +51,10 @@ def _untilt(data: torch.Tensor, stack: Stack, fill: float) -> tuple[torch.Tensor
     shifts = stack.sideways_mm / spacing
     low = np.floor(shifts.min(0) + 1e-6)
     high = np.ceil(shifts.max(0) - 1e-6)
-    size = [int(n + b - a) for n, a, b in zip(data.shape[1:], low, high, strict=True)]
+    wanted = np.array(data.shape[1:]) + high - low
+    if stack.fault is not None and wanted.prod() > _MOST_PIXELS * data[0].numel():
+        raise stack.fault
+    size = [int(n) for n in wanted]
     moved = torch.full((data.shape[0], *size), fill, dtype=torch.float32)
     for index, (one, shift) in enumerate(zip(data, shifts, strict=True)):
         starts = (0.0, *(low - shift))

@@ -72,7 +72,10 @@ def _check_values(one: Slice) -> None:
             not one.enhanced and (one.encoding.n_frames > 1 or "Enhanced" in one.sop_class),
             f"holds {one.encoding.n_frames} frames and does not say where they lie",
         ),
-        "mosaic": ("MOSAIC" in one.image_type, "holds many slices tiled into one image"),
+        "mosaic": (
+            bool({"MOSAIC", "VFRAME"}.intersection(one.image_type)),
+            "holds many slices tiled into one image",
+        ),
         "modality-lut": (one.has_lut, "gives its values by a lookup table"),
         # MONOCHROME1 asks that low values be shown bright. Where values have a unit (HU, Bq/ml)
         # to invert them would falsify it, and not to invert would make bright dark: no guess.
@@ -104,10 +107,11 @@ def _drop_copies(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], list
     copies = [(first, other) for first, *others in runs for other in others]
     if not copies:
         return list(slices), []
-    for first, other in copies:
-        one, two = read_stored([first, other])
-        same_place = np.allclose(first.position or (), other.position or (), atol=SAME_PLACE_MM)
-        if not same_place or first.rescale != other.rescale or not np.array_equal(one, two):
+    twins = read_stored([one for pair in copies for one in pair])
+    for (first, other), one, two in zip(copies, twins[::2], twins[1::2], strict=True):
+        apart_mm = np.abs(np.subtract(first.position or (), other.position or ())).max()
+        same = apart_mm < SAME_PLACE_MM and first.rescale == other.rescale
+        if not same or not np.array_equal(one, two):
             raise GeometryError(
                 "duplicate-position",
                 f"{len(copies)} of {len(slices)} slices lie where another one does, with other "
@@ -119,7 +123,7 @@ def _drop_copies(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], list
         Finding(
             "duplicate-slice",
             "note",
-            f"{len(copies)} slices are there twice, pixel for pixel, and were read once",
+            f"slices that are there twice, pixel for pixel: {len(copies)}; each was read once",
             f"Remove the copies, such as {copies[0][1].path.name}",
             str(path),
         )
@@ -128,9 +132,10 @@ def _drop_copies(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], list
 
 def _assemble(voxels: NDArray[Any], stack: Stack, path: Path, about: About) -> Volume:
     if about.unit == "Bq/ml":
-        factor, why = suv_factor([one.path for one in stack.slices])
+        factor, why = suv_factor(list(dict.fromkeys(one.path for one in stack.slices)))
         note = Finding("no-suv", "note", f"SUV is not known: {why}", "Values are Bq/ml", str(path))
-        about = replace(about, suv_factor=factor, findings=() if factor else (note,))
+        notes = about.findings if factor else (*about.findings, note)
+        about = replace(about, suv_factor=factor, findings=notes)
     if stack.fault is None:
         return Volume(torch.from_numpy(voxels)[None], stack.affine, about=about)
     fill = float(voxels.min())

@@ -8,25 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from pydicom.config import disable_value_validation
 
 from volumetric.errors import AmbiguousSeriesError, GeometryError, UnreadableFileError
 from volumetric.findings import Finding
-from volumetric.io.dicom.files import claims_dicom, list_files
-from volumetric.io.dicom.geometry import runs_of_one_place
+from volumetric.io.dicom.files import SHORTEST_BYTES, claims_dicom, list_files
+from volumetric.io.dicom.groups import Group, group_slices, split_repeats
 from volumetric.io.dicom.headers import read_slices
-from volumetric.io.dicom.slices import CONTRASTS, LABELS, Slice
+from volumetric.io.dicom.labels import CONTRASTS, image_kind
+from volumetric.io.dicom.slices import Slice
 
 logger = logging.getLogger(__name__)
 
 _LISTED = 12
-# Slices of one stack repeat the same rounded numbers; 1e-4 is 0.03 mm across a 300 mm slice.
-_EQUAL_TOLERANCE = 1e-4
-_NUMERIC = ("ImageOrientationPatient", "PixelSpacing", "EchoTime", "EffectiveEchoTime")
-
-Group = tuple[str, list[Slice]]
-"""Slices, and what all of them share that the others lack: "EchoTime=4.92"."""
+_MOST_PARTS = 10_000  # of a cut object, looked for one by one
 
 
 @dataclass(frozen=True)
@@ -36,11 +31,13 @@ class Found:
     Attributes:
         series: slices of each series, by SeriesInstanceUID.
         apart: how many objects of each kind are no slices of a scan.
+        links: what was not followed.
         n_files: files looked at.
     """
 
     series: dict[str, list[Slice]]
     apart: Counter[str]
+    links: tuple[Path, ...]
     n_files: int
 
 
@@ -50,18 +47,40 @@ def find_series(path: Path) -> Found:
     Raises:
         UnreadableFileError: nothing is there, or a file that should be DICOM is damaged.
     """
-    files = list_files(path)
+    files, links = list_files(path)
     series: dict[str, list[Slice]] = {}
     apart: Counter[str] = Counter()
+    foreign: list[Path] = []
     with disable_value_validation():  # its warnings would quote the header's values
         for file in files:
             if not claims_dicom(file, asked_for=file == path):
+                foreign.append(file)
                 continue
             slices, kinds = read_slices(file)
             apart.update(kinds)
             for one in slices:
                 series.setdefault(one.series_uid, []).append(one)
-    return Found(series, apart, len(files))
+    _refuse_stumps(foreign, {one.path for slices in series.values() for one in slices})
+    apart.update(["not DICOM"] * len(foreign))
+    return Found(series, apart, links, len(files))
+
+
+def _refuse_stumps(foreign: Sequence[Path], slices: set[Path]) -> None:
+    """Refuse files named as the slices beside them, and too short to be anything."""
+    names = {_name_kind(file) for file in slices}
+    for file in foreign:
+        if _name_kind(file) in names and file.stat().st_size < SHORTEST_BYTES:
+            raise UnreadableFileError(
+                "not-dicom",
+                "is cut: it is named as the slices beside it, and has no header",
+                "Copy it again, or remove it if it is no slice",
+                path=file,
+            )
+
+
+def _name_kind(file: Path) -> tuple[Path, str]:
+    """Folder and suffix; numbers behind a dot are no suffix."""
+    return file.parent, "" if file.suffix[1:].isdigit() else file.suffix.lower()
 
 
 def choose_volume(
@@ -86,12 +105,13 @@ def choose_volume(
             "Name the file or folder with the slices themselves; links inside it are not followed",
             path=path,
         )
-    findings = _set_apart(path, found)
     uid, _, filters = (choice or "").partition("[")
     slices = _choose_series(path, found.series, uid if choice is not None else None)
+    findings = _set_apart(path, found, slices)
+    _check_parts(path, slices)
     for part in filters.removesuffix("]").split(";") if filters else []:
         keyword, _, value = part.partition("=")
-        slices = _filter(slices, keyword, value)
+        slices = dict(group_slices(slices, keyword)).get(f"{keyword}={value}", [])
     if not slices:
         raise _not_found(path, found.series, str(choice))
     prefix = slices[0].series_uid, filters.removesuffix("]")
@@ -99,35 +119,43 @@ def choose_volume(
     groups = split_repeats(slices, path)
     if groups:
         raise _ambiguous(path, "several-volumes", groups, prefix)
-    _check_contrast(path, slices, prefix)
-    return slices, findings
+    return slices, [*findings, *_check_contrast(path, slices, prefix)]
 
 
-def _set_apart(path: Path, found: Found) -> list[Finding]:
-    if not found.apart:
-        return []
-    return [
-        Finding(
-            "set-apart",
-            "note",
-            f"set apart what is no slice of a scan: {_counts(found.apart)}",
-            "Nothing to do",
-            str(path),
-        )
+def _set_apart(path: Path, found: Found, chosen: Sequence[Slice]) -> list[Finding]:
+    """What lies beside the slices, and was not read with them."""
+    others = [
+        describe(slices) for slices in found.series.values() if slices and slices[0] not in chosen
     ]
+    beside = [_counts(found.apart)] * bool(found.apart) + others[:_LISTED]
+    findings = []
+    if beside:
+        said = f"set apart what is no slice of the scan: {'; '.join(beside)}"
+        findings.append(Finding("set-apart", "note", said, "Nothing to do", str(path)))
+    if found.links:
+        said = f"{len(found.links)} links were not followed, such as {found.links[0].name}"
+        remedy = "If they are slices, the scan lacks them: put the files themselves there"
+        findings.append(Finding("links-not-followed", "warning", said, remedy, str(path)))
+    return findings
 
 
 def _choose_series(path: Path, series: dict[str, list[Slice]], uid: str | None) -> list[Slice]:
     if uid is not None:
         return series.get(uid, [])
     usable = {one: slices for one, slices in series.items() if any(map(_is_usable, slices))}
-    if len(usable or series) == 1:
+    # A series of the same kind without places may be the better half of the scan.
+    kinds = {slices[0].modality for slices in usable.values()}
+    alike = [
+        one for one, (first, *_) in series.items() if _is_grey(first) and first.modality in kinds
+    ]
+    if len(usable or series) == 1 and len(alike) < 2:
         return next(iter((usable or series).values()))
     lines = [(one, describe(slices)) for one, slices in sorted(series.items())]
     raise AmbiguousSeriesError(
         "several-series",
         f"holds {len(series)} series: {_listing(lines)}",
-        "Choose one with series_uid=, or name a folder that holds only one",
+        "Choose one with series_uid= (in a manifest, its column `series`), or name a folder that "
+        "holds only one",
         path=path,
         choices=tuple(one for one, _ in lines),
     )
@@ -136,7 +164,11 @@ def _choose_series(path: Path, series: dict[str, list[Slice]], uid: str | None) 
 def _is_usable(one: Slice) -> bool:
     """Whether an image can be a slice of a scan at all: a place, and one value a pixel."""
     placed = one.position and one.orientation and one.pixel_spacing_mm
-    return bool(placed) and one.encoding.photometric.startswith("MONOCHROME")
+    return bool(placed) and _is_grey(one)
+
+
+def _is_grey(one: Slice) -> bool:
+    return one.encoding.photometric.startswith("MONOCHROME")
 
 
 def _not_found(path: Path, series: dict[str, list[Slice]], choice: str) -> AmbiguousSeriesError:
@@ -148,46 +180,6 @@ def _not_found(path: Path, series: dict[str, list[Slice]], choice: str) -> Ambig
         path=path,
         choices=tuple(one for one, _ in lines),
     )
-
-
-def _facet(one: Slice, keyword: str) -> str:
-    """What a slice says under a keyword, as a choice spells it; "" if nothing."""
-    if keyword == "Size":
-        return f"{one.encoding.size[1]}x{one.encoding.size[0]}"
-    special = {
-        "ImageOrientationPatient": one.orientation,
-        "PixelSpacing": one.pixel_spacing_mm,
-        "FrameOfReferenceUID": one.frame_of_reference,
-        "StudyInstanceUID": one.study_uid,
-    }
-    value = special.get(keyword, one.labels.get(keyword, ""))
-    return "\\".join(f"{n:.6g}" for n in value) if isinstance(value, tuple) else str(value or "")
-
-
-def _same(keyword: str, first: str, second: str) -> bool:
-    if keyword not in _NUMERIC or not (first and second):
-        return first == second
-    try:
-        a, b = (np.array([float(n) for n in text.split("\\")]) for text in (first, second))
-    except ValueError:
-        return first == second
-    # Echo times wander by a few microseconds from slice to slice on some scanners.
-    scale = {"ImageOrientationPatient": np.ones_like(b), "PixelSpacing": b}.get(keyword, 100 * b)
-    return a.shape == b.shape and bool((np.abs(a - b) <= _EQUAL_TOLERANCE * np.abs(scale)).all())
-
-
-def _filter(slices: Sequence[Slice], keyword: str, value: str) -> list[Slice]:
-    return [one for one in slices if _same(keyword, _facet(one, keyword), value)]
-
-
-def _group(slices: Sequence[Slice], keyword: str) -> list[Group]:
-    groups: dict[str, list[Slice]] = {}
-    for one in slices:
-        value = _facet(one, keyword)
-        if value not in groups and keyword in _NUMERIC:
-            value = next((known for known in groups if _same(keyword, known, value)), value)
-        groups.setdefault(value, []).append(one)
-    return [(f"{keyword}={value}", members) for value, members in groups.items()]
 
 
 def _check_plane(path: Path, slices: Sequence[Slice], prefix: tuple[str, str]) -> None:
@@ -208,7 +200,7 @@ def _check_plane(path: Path, slices: Sequence[Slice], prefix: tuple[str, str]) -
         ("mixed-frame-of-reference", "FrameOfReferenceUID", "frames of reference"),
         ("mixed-study", "StudyInstanceUID", "studies"),
     ):
-        groups = _group(slices, keyword)
+        groups = group_slices(slices, keyword)
         if len(groups) > 1:
             lines = [(_choice(prefix, key), describe(members)) for key, members in groups]
             raise GeometryError(
@@ -220,47 +212,59 @@ def _check_plane(path: Path, slices: Sequence[Slice], prefix: tuple[str, str]) -
             )
 
 
-def split_repeats(slices: Sequence[Slice], path: Path) -> list[Group]:
-    """Volumes of which several slices lie in one place; none if nothing repeats or tells apart.
-
-    Labels are taken one by one, the likeliest first, as long as they make no more groups than
-    the most slices at one place: so a time that differs in every slice splits nothing.
-    """
-    n_repeats = _most_at_one_place(slices, path)
-    if n_repeats < 2:
-        return []
-    groups: list[Group] = [("", list(slices))]
-    for keyword in [*LABELS, *sorted({key for one in slices for key in one.labels} - {*LABELS})]:
-        finer = [
-            (f"{key};{value}".strip(";"), members)
-            for key, held in groups
-            for value, members in _group(held, keyword)
-        ]
-        if len(groups) < len(finer) <= n_repeats:
-            groups = finer
-    apart = all(_most_at_one_place(members, path) == 1 for _, members in groups)
-    return groups if apart else []
-
-
-def _most_at_one_place(slices: Sequence[Slice], path: Path) -> int:
-    return max(map(len, runs_of_one_place(slices, path)))
-
-
-def _check_contrast(path: Path, slices: Sequence[Slice], prefix: tuple[str, str]) -> None:
+def _check_contrast(path: Path, slices: Sequence[Slice], prefix: tuple[str, str]) -> list[Finding]:
     """No two kinds of values in one stack, even where every slice has its own place."""
-    kinds = {(one.modality, one.unit, one.rescale is not None) for one in slices}
+    kinds = {
+        (one.modality, one.unit, one.rescale is not None, one.encoding.photometric)
+        + ((one.encoding.bits, one.encoding.signed) if _is_inverted(one) else ())
+        for one in slices
+    }
     if len(kinds) > 1:
         raise AmbiguousSeriesError(
             "mixed-units",
-            "its slices do not agree on (modality, unit, whether values are rescaled): "
-            f"{sorted(kinds)}",
+            "its slices do not agree on (modality, unit, whether values are rescaled, grey scale): "
+            f"{sorted(map(str, kinds))[:_LISTED]}",
             "Export the series again, in one unit",
             path=path,
         )
+    varying = []
     for keyword in CONTRASTS:
-        groups = _group(slices, keyword)
-        if len(groups) > 1:
+        groups = group_slices(slices, keyword)
+        if keyword == "ImageType" and len({image_kind(one.image_type) for one in slices}) == 1:
+            continue
+        if len(groups) == len(slices) > 1:
+            varying.append(keyword)  # of each slice its own: no volumes that were mixed
+        elif len(groups) > 1:
             raise _ambiguous(path, "mixed-contrast", groups, prefix)
+    return [
+        Finding(
+            "contrast-varies",
+            "warning",
+            f"{keyword} differs in every slice",
+            "Check that one volume may be made of them",
+            str(path),
+        )
+        for keyword in varying
+    ]
+
+
+def _is_inverted(one: Slice) -> bool:
+    return one.encoding.photometric == "MONOCHROME1"
+
+
+def _check_parts(path: Path, slices: Sequence[Slice]) -> None:
+    """All files of an enhanced object that was cut into several (PS3.3 C.7.6.16.2.2.4)."""
+    parts = {one.part for one in slices if one.part is not None}
+    missing = {number for _, total in parts for number in range(1, total + 1)[:_MOST_PARTS]}
+    missing -= {number for number, _ in parts}
+    if missing:
+        raise GeometryError(
+            "missing-part",
+            f"of an object cut into {max(total for _, total in parts)} files some are missing: "
+            f"number {', '.join(map(str, sorted(missing)[:_LISTED]))}",
+            "Fetch the series again, whole",
+            path=path,
+        )
 
 
 def _ambiguous(

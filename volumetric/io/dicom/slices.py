@@ -8,35 +8,6 @@ from pathlib import Path
 
 Numbers = tuple[float, ...]
 
-# What may tell two images at one place apart, the likeliest first: what makes contrast, then
-# what merely follows time (and so differs between the slices of a single volume as well).
-CONTRASTS = (
-    "EchoTime",
-    "EffectiveEchoTime",
-    "EchoNumbers",
-    "InversionTime",
-    "DiffusionBValue",
-    "ComplexImageComponent",
-    "ConvolutionKernel",
-)
-_OTHERS = (
-    "ImageType",
-    "DiffusionGradientOrientation",
-    "SequenceName",
-    "FlipAngle",
-    "KVP",
-    "StackID",
-    "TemporalPositionIdentifier",
-    "TemporalPositionIndex",
-    "NominalCardiacTriggerDelayTime",
-    "TriggerTime",
-    "AcquisitionNumber",
-    "FrameReferenceTime",
-    "AcquisitionTime",
-    "ContentTime",
-)
-LABELS = CONTRASTS + _OTHERS
-
 
 @dataclass(frozen=True)
 class Encoding:
@@ -75,8 +46,9 @@ class Slice:
         frame: index of the image in the file, from 0.
         encoding: how the file holds its pixels.
         enhanced: whether functional groups of its own place the frame in its file.
-        series_uid: SeriesInstanceUID, "" if absent.
-        instance_uid: SOPInstanceUID, "" if absent.
+        series_uid: SeriesInstanceUID; if absent, what else names the series; "" if nothing.
+        instance_number: InstanceNumber; it orders nothing, but a gap in it tells of a loss.
+        part: (number, total) of the files that one enhanced object was cut into.
         description: SeriesDescription, "" if absent.
         study_uid: StudyInstanceUID, "" if absent.
         frame_of_reference: FrameOfReferenceUID, "" if absent.
@@ -90,6 +62,7 @@ class Slice:
         slice_spacing_mm: SpacingBetweenSlices.
         rescale: (slope, intercept) from stored to output values; None if neither is there.
         has_lut: whether a table, not a slope, gives the output values.
+        lossy: whether the pixels were once compressed with loss.
         unit: RescaleType or Units, "" if absent.
         padding: PixelPaddingValue and PixelPaddingRangeLimit (the value again if absent), stored.
         labels: what may tell this image from another at the same place, keyword to value:
@@ -101,7 +74,8 @@ class Slice:
     encoding: Encoding
     enhanced: bool
     series_uid: str
-    instance_uid: str
+    instance_number: int | None
+    part: tuple[int, int] | None
     description: str
     study_uid: str
     frame_of_reference: str
@@ -115,6 +89,7 @@ class Slice:
     slice_spacing_mm: float | None
     rescale: tuple[float, float] | None
     has_lut: bool
+    lossy: bool
     unit: str
     padding: tuple[int, int] | None
     labels: Mapping[str, str]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from volumetric.findings import Finding
 from volumetric.io.dicom.slices import Slice
 from volumetric.volume import About
 
@@ -65,7 +66,19 @@ def _whole_dtype(
 def describe_values(slices: Sequence[Slice]) -> About:
     """Modality, unit and padding of the slices of one volume."""
     first = slices[0]
-    return About(modality=first.modality or None, unit=_unit(first), padding=_padding(slices))
+    lossy = Finding(
+        "lossy",
+        "note",
+        "was once compressed with loss",
+        "Small detail may be gone: compare with the original if it matters",
+        str(first.path),
+    )
+    return About(
+        modality=first.modality or None,
+        unit=_unit(first),
+        padding=_padding(slices),
+        findings=(lossy,) if any(one.lossy for one in slices) else (),
+    )
 
 
 def _unit(one: Slice) -> str | None:
