@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.manifest import find_manifest, load_data_set
 from pipeline.progress import each_in_threads, one_core_each
-from volumetric.cases import Case, read_rows
+from volumetric.cases import Case, read_rows, with_folds
 from volumetric.check import check_case
 from volumetric.check.cohort import check_cohort, check_listing
 from volumetric.check.scans import find_scans
@@ -121,6 +121,7 @@ def list_codes() -> str:
 
 def _files_together(paths: Sequence[Path]) -> list[Path | list[Path]]:
     """Files that are no manifests are looked at side by side, as the files of a folder are."""
+    paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
     files = [path for path in paths if path.is_file() and not _is_manifest(path)]
     others: list[Path | list[Path]] = [path for path in paths if path not in files]
     return [*others, files] if files else others
@@ -134,8 +135,8 @@ def _find_target(path: Path | list[Path], root: Path | None) -> _Target:
     if isinstance(path, list):
         return _Target([_named(find_scans(file)[0][0]) for file in path], [])
     if path.is_dir():
-        cases, refused = find_scans(path)
-        return _Target([_named(case) for case in cases], [as_finding(one) for one in refused])
+        cases, noticed = find_scans(path)
+        return _Target([_named(case) for case in cases], noticed)
     if path.suffix.lower() == ".csv":
         return _listed(path, root, None)
     if path.suffix.lower() in (".yaml", ".yml") or (len(path.parts) == 1 and not path.suffix):
@@ -155,10 +156,17 @@ def _listed(path: Path, root: Path | None, manifest: Path | None) -> _Target:
             "Name with --root the folder that the manifest's paths start from",
             path=root,
         )
-    cases = read_rows(table, root=root or path.parent)
+    cases, refused = read_rows(table, root=root or path.parent)
     if not cases:
+        for error in refused:
+            raise error
         raise ManifestError("empty-manifest", "lists no case", "Add at least one row", path=table)
-    findings = [replace(one, path=one.path or str(table)) for one in check_listing(cases)]
+    try:
+        cases = with_folds(cases)  # as a run does
+    except ManifestError as error:
+        refused.append(error)
+    findings = [as_finding(error) for error in refused] + check_listing(cases)
+    findings = [replace(one, path=one.path or printable(str(table))) for one in findings]
     if data_set is None:
         return _Target(cases, findings)
     return _Target(cases, findings, data_set.classes, data_set.modality)

@@ -35,9 +35,11 @@ volumetric check data_manifests/hippocampus.yaml --root data/Task04_Hippocampus
 volumetric check scans/           each volume file, each folder of DICOM files
 volumetric check a.nii.gz b.nrrd
 
-An error: cannot be used as it is, and `volumetric run` sets the case apart. A warning: can be
-used, but look at it. A note: dealt with, and said. A manifest tells more than a folder does:
-masks beside their images, labels, folds, subjects on both sides of one.
+An error: cannot be used as it is. `volumetric run` sets a case with an error apart; with an error
+in the manifest it does not start; an error of the whole set, such as a class in one fold only, it
+says and goes on. A warning: can be used, but look at it. A note: dealt with, and said. A manifest
+tells more than a folder does: masks beside their images, labels, folds (a run's own, where it has
+none), subjects on both sides of one.
 
 Exit code 0: no error; 1: errors; 2: nothing could be checked.
 """

@@ -16,8 +16,8 @@ from pydantic import (
     ValidationError,
 )
 
-from volumetric.cases import Case, read_cases
-from volumetric.errors import ManifestError
+from volumetric.cases import Case, read_cases, read_manifest
+from volumetric.errors import ManifestError, UnreadableFileError
 
 _SHIPPED = Path(__file__).parents[1] / "data_manifests"
 
@@ -79,17 +79,11 @@ def load_data_set(path: Path) -> DataSet:
         ManifestError: unreadable, or a field is misspelt, missing or impossible.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        data_set = DataSet.model_validate(values)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ManifestError(
-            "unreadable-manifest", f"is no readable YAML ({reason})", "Correct it", path=path
-        ) from error
+        data_set = DataSet.model_validate(_read_yaml(path))
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors()
+            f"{'.'.join(str(part)[:60] for part in problem['loc'])}: {problem['msg']}"
+            for problem in error.errors()[:10]
         )
         raise ManifestError(
             "bad-manifest",
@@ -105,6 +99,19 @@ def load_data_set(path: Path) -> DataSet:
             path=path,
         )
     return data_set
+
+
+def _read_yaml(path: Path) -> object:
+    try:
+        return yaml.safe_load(read_manifest(path))
+    except UnreadableFileError as error:
+        raise ManifestError(error.code, error.reason, error.remedy, path=path) from error
+    # Deep nesting, an impossible date, a number of 5000 digits: its parser raises anything.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ManifestError(
+            "unreadable-manifest", f"is no readable YAML ({reason})", "Correct it", path=path
+        ) from error
 
 
 def load_cases(path: Path, *, root: Path | None) -> list[Case]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.config import RunConfig, dump_config, load_config, parse_config
 from pipeline.files import read_json, write_json, write_text
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
 from pipeline.provenance import write_provenance
-from volumetric.cases import Case, group_folds
+from volumetric.cases import Case, with_folds
 from volumetric.errors import ConfigError, OutputError, VolumetricError
 
 
@@ -60,11 +60,7 @@ class Run:
     def cases(self) -> list[Case]:
         """All cases of the manifest; where it has no folds, five that keep subjects together."""
         cases = load_cases(self.manifest, root=self.config.data.root)
-        if any(case.fold is not None for case in cases):
-            return cases
-        subjects = [case.subject for case in cases]
-        folds = group_folds(subjects, n_folds=max(2, min(5, len(set(subjects)))))
-        return [replace(case, fold=fold) for case, fold in zip(cases, folds, strict=True)]
+        return with_folds(cases)
 
     def usable_cases(self, *stages: str) -> list[Case]:
         """The cases that none of the stages has set apart; without arguments, that none has."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,9 @@ def test_defaults(tmp_path: Path) -> None:
         ("id,image\na,/etc/passwd\n", "path-outside-root"),
         ("id,image,fold\na,a.nii,first\n", "bad-fold"),
         ("id,image,fold,subject\na,a.nii,0,x\nb,b.nii,1,x\n", "subject-in-two-folds"),
+        ("id,image,fold\na,a.nii," + "9" * 5000 + "\n", "bad-fold"),
+        ("id,image,image\na,a.nii,b.nii\n", "bad-columns"),
+        ('id,image\na,"' + "b" * 140_000 + "\n", "unreadable-manifest"),
     ],
 )
 def test_refuses_a_bad_manifest(tmp_path: Path, text: str, code: str) -> None:
@@ -54,6 +58,27 @@ def test_refuses_a_bad_manifest(tmp_path: Path, text: str, code: str) -> None:
         read_cases(_write(tmp_path, text), root=tmp_path)
     assert caught.value.code == code
     assert "cases.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("id;image\na;b.nii\n", "separated by something"), ("id, image\na,b.nii\n", "without spaces")],
+)
+def test_names_the_cause_of_bad_columns(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ManifestError, match=said):
+        read_cases(_write(tmp_path, text), root=tmp_path)
+
+
+def test_a_manifest_must_be_a_file_of_text(tmp_path: Path) -> None:
+    (tmp_path / "latin.csv").write_bytes(b"id,image\n\xe9,a.nii\n")
+    os.mkfifo(tmp_path / "pipe.csv")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(UnreadableFileError, match="Save it as UTF-8"):
+        read_cases(tmp_path / "latin.csv", root=tmp_path)
+    with pytest.raises(UnreadableFileError, match="pipe"):
+        read_cases(tmp_path / "pipe.csv", root=tmp_path)
+    with pytest.raises(ManifestError, match="pipe"):
+        load_data_set(tmp_path / "pipe.yaml")
 
 
 def test_refuses_a_missing_manifest(tmp_path: Path) -> None:
@@ -102,6 +127,8 @@ def test_the_shipped_manifest_lists_the_data_set(hippocampus: Path) -> None:
         ("modality: X-ray\n", "bad-manifest"),
         ("colour: red\n", "bad-manifest"),
         ("- a\n b", "unreadable-manifest"),
+        ("licence: " + "[" * 20_000, "unreadable-manifest"),
+        ("licence: 2020-13-45\n", "unreadable-manifest"),
     ],
 )
 def test_refuses_a_bad_yaml(tmp_path: Path, change: str, code: str) -> None:

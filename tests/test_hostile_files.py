@@ -198,6 +198,15 @@ def nifti_head(shape: tuple[int, ...], dtype: str = "uint8", *, offset: int = 35
     return header.binaryblock + bytes(4)
 
 
+def mha_head(size: int) -> bytes:
+    """Of a cube of compressed voxels."""
+    return (
+        f"ObjectType = Image\nNDims = 3\nDimSize = {size} {size} {size}\n"
+        "ElementType = MET_UCHAR\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\n"
+        "ElementSpacing = 1 1 1\nCompressedData = True\nElementDataFile = LOCAL\n"
+    ).encode()
+
+
 def test_bombs_are_refused_soon_and_in_little_memory(tmp_path: Path) -> None:
     ten_gb = nifti_head((2048, 2048, 2500))
     write_zeros_gzip(tmp_path / "honest.nii.gz", ten_gb, 10 * 2**30)
@@ -215,7 +224,20 @@ def test_bombs_are_refused_soon_and_in_little_memory(tmp_path: Path) -> None:
     (tmp_path / "members.nii.gz").write_bytes(gzip.compress(nifti_head((9, 9, 9))) + members)
     nothing = b"\x1f\x8b\x08" + bytes(7) + b"\x00\x00\x00\xff\xff" * 10_000_000
     (tmp_path / "nothing.nii.gz").write_bytes(nothing)
+    two_gb = (1024, 1024, 2047)
+    told = 352 + math.prod(two_gb)
+    write_zeros_gzip(tmp_path / "agreed.nii.gz", nifti_head(two_gb), told - 352, told=told)
+    zeros = zlib.compressobj(9)
+    (tmp_path / "agreed.mha").write_bytes(
+        mha_head(1270) + b"".join([zeros.compress(bytes(1 << 24)) for _ in range(123)])
+    )
+    (tmp_path / "late.mha").write_bytes(
+        mha_head(720) + zlib.compress(bytes(720**3), 9)[:-4] + bytes(4)
+    )
     codes = {
+        "agreed.nii.gz": "decompression-bomb",
+        "agreed.mha": "decompression-bomb",
+        "late.mha": "damaged-compression",
         "honest.nii.gz": "decompression-bomb",
         "goes-on.nii.gz": "trailing-bytes",
         "large-goes-on.nii.gz": "decompression-bomb",
@@ -249,11 +271,6 @@ def test_a_large_empty_mask_is_no_bomb(tmp_path: Path) -> None:
 
 def test_a_bomb_among_nrrd_and_metaimage(tmp_path: Path) -> None:
     zeros = zlib.compress(bytes(10**7), 9)
-    mha = (
-        "ObjectType = Image\nNDims = 3\nDimSize = {0} {0} {0}\nElementType = MET_UCHAR\n"
-        "TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nElementSpacing = 1 1 1\n"
-        "CompressedData = True\nElementDataFile = LOCAL\n"
-    )
     nrrd = (
         "NRRD0004\ntype: uint8\ndimension: 3\nsizes: {0} {0} {0}\nencoding: gzip\nspace: RAS\n"
         "space directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n\n"
@@ -261,7 +278,7 @@ def test_a_bomb_among_nrrd_and_metaimage(tmp_path: Path) -> None:
     for number, (size, code) in enumerate(
         [(200, "trailing-bytes"), (219, "truncated-file"), (30000, "truncated-file")]
     ):
-        (tmp_path / f"{number}.mha").write_bytes(mha.format(size).encode() + zeros)
+        (tmp_path / f"{number}.mha").write_bytes(mha_head(size) + zeros)
         (tmp_path / f"{number}.nrrd").write_bytes(
             nrrd.format(size).encode() + gzip.compress(bytes(10**7))
         )

@@ -202,7 +202,7 @@ def test_a_header_that_cannot_be_right_is_refused(
         {"scl_slope": 0, "scl_inter": 5},  # the standard: a slope of 0 scales nothing
         {"scl_slope": NAN, "scl_inter": NAN},  # nifti1_io.c, and nibabel's own headers
         {"scl_slope": 1, "scl_inter": 0},
-        {"pixdim__0": 0, "qform_code": 0, "pixdim__1": -1},  # unused by the sform
+        {"pixdim__0": 0, "qform_code": 0, "pixdim__1": -1.5},  # signs mean nothing
         {"dim__4": -7, "dim__5": 99},  # behind dim[0]: ignored
         {"sform_code": 4, "qform_code": 1},
         {"cal_max": NAN, "slice_end": -9, "intent_code": 1002, "extents": 16384},
@@ -244,6 +244,54 @@ def test_a_qform_that_disagrees_is_told(
     volume = read_volume(save_raw(tmp_path / "a.nii", fields(**changes)))
     assert np.array_equal(volume.affine, SFORM[:, [2, 1, 0, 3]])
     assert codes(volume) == [(code, "warning")]
+
+
+@pytest.mark.parametrize(
+    ("pixdim", "told"),
+    [
+        ({"pixdim__1": 0.5, "pixdim__2": 0.5}, "1.5 mm apart (d, h, w), its pixdim says 3 x 0.5"),
+        ({"pixdim__1": 0}, "x 0"),
+        ({"pixdim__3": NAN}, "nan x"),
+        ({"pixdim__1": 1.4}, None),
+    ],
+)
+def test_an_sform_that_contradicts_pixdim_is_told(
+    tmp_path: Path, pixdim: dict[str, object], told: str | None
+) -> None:
+    """SimpleITK takes the spacing from pixdim, and so measures another volume."""
+    volume = read_volume(save_raw(tmp_path / "a.nii", fields(qform_code=0, **pixdim)))
+    assert np.array_equal(volume.affine, SFORM[:, [2, 1, 0, 3]])
+    if told is None:
+        assert codes(volume) == []
+    else:
+        assert codes(volume) == [("sform-pixdim-conflict", "warning")]
+        assert told in volume.about.findings[0].reason
+
+
+@pytest.mark.parametrize(
+    ("padding", "code"),
+    [
+        (bytes(512), None),
+        (bytes(511) + b"\1", "trailing-bytes"),
+        (bytes(8192), "trailing-bytes"),
+    ],
+)
+def test_zeros_that_fill_up_a_block_may_follow(
+    tmp_path: Path, padding: bytes, code: str | None
+) -> None:
+    """Fewer than a slice of them, or the header might leave out a black one."""
+    array = np.ones((20, 20, 2), np.int16)
+    image = nib.Nifti1Image(array, np.eye(4))
+    image.set_sform(np.eye(4), 1)
+    nib.save(image, tmp_path / "a.nii")
+    content = (tmp_path / "a.nii").read_bytes()
+    (tmp_path / "a.nii").write_bytes(content + padding)
+    if code:
+        assert refused(tmp_path / "a.nii") == code
+    else:
+        assert read_volume(tmp_path / "a.nii").data.sum() == array.sum()
+    (tmp_path / "a.nii").write_bytes(content + bytes(800))  # a slice
+    assert refused(tmp_path / "a.nii") == "trailing-bytes"
 
 
 def test_the_conflict_is_measured_at_the_worst_voxel(tmp_path: Path) -> None:
@@ -446,7 +494,7 @@ def test_bytes_behind_the_voxels(tmp_path: Path, save_nifti: Save) -> None:
         (gzip.compress(plain) + b"no gzip", "damaged-compression"),
         (gzip.compress(plain[:-1]), "truncated-file"),
         (gzip.compress(plain)[:-1], "truncated-file"),
-        (plain + b"\0", "trailing-bytes"),
+        (plain + b"\1", "trailing-bytes"),
         (plain[:-1], "truncated-file"),
     ]:
         path.write_bytes(content)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import re
+import stat
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +40,7 @@ class Case:
     series: str | None = None
 
 
+_LARGEST_MANIFEST = 1 << 26  # bytes: a million rows
 _COLUMNS = tuple(field.name for field in fields(Case))
 
 
@@ -49,22 +54,62 @@ def read_cases(path: Path, *, root: Path) -> list[Case]:
         ManifestError: empty, unknown or missing column, duplicate or unsafe id, bad fold,
             a path outside `root`, or a subject in two folds.
     """
-    cases = read_rows(path, root=root)
+    cases, refused = read_rows(path, root=root)
+    for error in refused:
+        raise error
     check_cases(cases, path=path)
     return cases
 
 
-def read_rows(path: Path, *, root: Path) -> list[Case]:
-    """The same, each row proven by itself only: for a check that says all that is wrong."""
+def read_rows(path: Path, *, root: Path) -> tuple[list[Case], list[ManifestError]]:
+    """The same, each row proven by itself only, and what is wrong with the others."""
+    reader = csv.DictReader(io.StringIO(read_manifest(path).removeprefix("\ufeff"), newline=""))
+    cases: list[Case] = []
+    refused: list[ManifestError] = []
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        _check_columns(path, reader.fieldnames or [])
+        for row in reader:
+            try:
+                cases.append(_case(path, reader.line_num, row, root))
+            except ManifestError as error:
+                refused.append(error)
+    except csv.Error as error:  # a quote that is never closed, most often
+        raise ManifestError(
+            "unreadable-manifest",
+            f"is no readable CSV ({error})",
+            "Look for a quote that is not closed",
+            path=f"{path}:{reader.line_num}",
+        ) from error
+    return cases, refused
+
+
+def read_manifest(path: Path) -> str:
+    """The text of a manifest's CSV or YAML.
+
+    Raises:
+        UnreadableFileError: missing, too large, no text in UTF-8, or a pipe, which might never end.
+    """
+    try:
+        # Without O_NONBLOCK a pipe that nobody writes to would be waited for, for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError("a folder, pipe or device")
+            content = file.read(_LARGEST_MANIFEST + 1)
+        if len(content) > _LARGEST_MANIFEST:
+            raise OSError("more than 64 MiB")
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableFileError(
+            "unreadable-manifest",
+            f"is no text in UTF-8 (byte {error.start:,})",
+            "Save it as UTF-8",
+            path=path,
+        ) from error
+    except (OSError, ValueError) as error:
         raise UnreadableFileError(
             "unreadable-manifest", f"cannot be read ({error})", "Check the path", path=path
         ) from error
-    reader = csv.DictReader(io.StringIO(text))
-    _check_columns(path, reader.fieldnames or [])
-    return [_case(path, number, row, root) for number, row in enumerate(reader, start=2)]
 
 
 def write_cases(path: Path, cases: Sequence[Case], *, root: Path) -> None:
@@ -126,14 +171,37 @@ def group_folds(subjects: Sequence[str], *, n_folds: int = 5, seed: int = 12345)
     return [fold_of[subject] for subject in subjects]
 
 
+def with_folds(cases: Sequence[Case]) -> list[Case]:
+    """The cases, in five folds (fewer for few subjects) where not one of them has a fold.
+
+    Raises:
+        ManifestError: there are no folds, and no two subjects to make them of.
+    """
+    if any(case.fold is not None for case in cases):
+        return list(cases)
+    subjects = [case.subject for case in cases]
+    folds = group_folds(subjects, n_folds=max(2, min(5, len(set(subjects)))))
+    return [replace(case, fold=fold) for case, fold in zip(cases, folds, strict=True)]
+
+
 def _check_columns(path: Path, names: Sequence[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ManifestError(
+            "bad-columns", f"columns {twice} appear twice", "Leave one of each", path=path
+        )
     unknown = [name for name in names if name not in _COLUMNS]
     missing = [name for name in ("id", "image") if name not in names]
     if unknown or missing:
+        cause = ""
+        if any(";" in name or "\t" in name for name in names):
+            cause = "; it is separated by something else than commas"
+        elif {name.strip().lower() for name in unknown} & set(_COLUMNS):
+            cause = "; names are written without spaces, in small letters"
         raise ManifestError(
             "bad-columns",
-            f"unknown columns {unknown}, missing columns {missing}",
-            f"Use only {', '.join(_COLUMNS)}; id and image are required",
+            f"unknown columns {unknown}, missing columns {missing}{cause}",
+            f"Use only {', '.join(_COLUMNS)}, with commas between; id and image are required",
             path=path,
         )
 
@@ -153,10 +221,10 @@ def _case(path: Path, number: int, row: Mapping[str, str | None], root: Path) ->
             "Use letters, digits, '-', '_' and '.' only",
             path=where,
         )
-    if fold is not None and not fold.isdecimal():
+    if fold is not None and not re.fullmatch("[0-9]{1,4}", fold):
         raise ManifestError(
             "bad-fold",
-            f"fold {fold!r} is no number",
+            f"fold {fold[:20]!r} is no number up to 9999",
             "Use 0, 1, 2, … or leave it empty",
             path=where,
         )

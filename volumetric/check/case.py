@@ -9,7 +9,14 @@ from pathlib import Path
 from volumetric.cases import Case
 from volumetric.check.cohort import check_cohort
 from volumetric.check.image import ImageStats, check_image, is_ct, measure_image, refuse_values
-from volumetric.check.mask import check_mask, compare_grids, count_labels, reorder, whole_labels
+from volumetric.check.mask import (
+    check_mask,
+    compare_grids,
+    count_labels,
+    find_negated,
+    reorder,
+    whole_labels,
+)
 from volumetric.check.scans import find_scans
 from volumetric.check.traits import Traits, hash_voxels
 from volumetric.errors import LabelError, VolumetricError, printable
@@ -31,7 +38,7 @@ class Checked:
         error: the first refusal; None for a case that can be used.
         image: as read; None unless the case can be used.
         mask: uint8, on the image's grid; None unless the case can be used and has one.
-        traits: what the cohort compares; None where the image cannot be used.
+        traits: what the cohort compares; None unless the case can be used.
     """
 
     case: Case
@@ -85,7 +92,7 @@ def check_case(
     noticed += of_mask
     error = next((one for one in noticed if isinstance(one, VolumetricError)), None)
     if error is not None:
-        image = mask = None
+        image = mask = traits = None
     findings = _findings(case, noticed, lenient=classes is None and case.mask is None)
     return Checked(case, findings, error, image, mask, traits)
 
@@ -98,8 +105,7 @@ def check_path(path: Path | str) -> list[Finding]:
     Raises:
         UnreadableFileError: nothing is there, or nothing that is a scan.
     """
-    cases, refused = find_scans(Path(path))
-    findings = [as_finding(error) for error in refused]
+    cases, findings = find_scans(Path(path))
     seen: list[tuple[Case, Traits]] = []
     for case in cases:
         checked = check_case(case)
@@ -133,9 +139,12 @@ def _fit_mask(
     noticed: Noticed = [replace(one, path=one.path or path) for one in mask.about.findings]
     if image is not None:
         turned = reorder(mask, image)
-        if turned is not mask:
+        apart = list(compare_grids(image, turned, case.mask))
+        if any(isinstance(one, VolumetricError) for one in apart):
+            apart = list(find_negated(image, mask, case.mask)) or apart
+        elif turned is not mask:
             noticed.append(_turned(mask, image, case.mask))
-        noticed += compare_grids(image, turned, case.mask)
+        noticed += apart
         mask = turned
     try:
         labels = whole_labels(mask.data, classes, case.mask)

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from volumetric.cases import Case
-from volumetric.check.outliers import Seen, find_outliers
+from volumetric.check.outliers import Seen, find_outliers, list_ids
 from volumetric.check.traits import Traits
 from volumetric.errors import printable
 from volumetric.findings import Finding, Severity
@@ -155,6 +155,7 @@ def _check_mask_copies(seen: Seen) -> Iterator[Finding]:
 
 def _check_mixture(seen: Seen) -> Iterator[Finding]:
     traits = [one for _, one in seen]
+    ids = [case.id for case, _ in seen]
     mixtures: dict[str, tuple[str, list[str | None], Severity, str]] = {
         "mixed-orientation": (
             "orientations",
@@ -178,8 +179,12 @@ def _check_mixture(seen: Seen) -> Iterator[Finding]:
     for code, (name, values, severity, remedy) in mixtures.items():
         found = Counter(value for value in values if value is not None)
         if len(found) > 1:
-            said = ", ".join(f"{count} {value}" for value, count in found.most_common())
-            yield _of_set(code, severity, f"{name} differ: {said}", remedy)
+            (usual, n_usual), *others = found.most_common()
+            said = [f"{n_usual} {usual}"]
+            for value, count in others:
+                holders = [name for name, held in zip(ids, values, strict=True) if held == value]
+                said.append(f"{count} {value} ({list_ids(holders)})")
+            yield _of_set(code, severity, f"{name} differ: {', '.join(said)}", remedy)
 
 
 def _check_classes(seen: Seen, classes: Mapping[int, str]) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from volumetric.check.hounsfield import BELOW_AIR_HU, check_hounsfield
 from volumetric.errors import IntensityError
 from volumetric.findings import Finding, Severity
 from volumetric.volume import Volume
@@ -18,8 +19,6 @@ from volumetric.volume import Volume
 _SAMPLES = 20_000  # a share of 1 % is known to 0.1 %
 _FEW_VALUES = 16  # an 8-bit image of the narrowest window has more
 _MOST_LABELS = 1023  # TotalSegmentator has 117, FreeSurfer's cortical labels go higher
-_AIR_HU = -200.0  # fat is -100: what lies below is air, lung, or bowel gas
-_BELOW_AIR_HU = -1100.0  # air is -1000, and noise reaches some way below
 _FAR_MM = 5_000.0  # the longest scanner tables move 2 m; beyond, a header has another unit
 
 
@@ -53,7 +52,7 @@ class ImageStats:
     @property
     def values_hu(self) -> NDArray[np.float64]:
         """In CT, the values that are measurements: what lies below air is a fill."""
-        return self.values[self.values > _BELOW_AIR_HU]
+        return self.values[self.values > BELOW_AIR_HU]
 
     @property
     def levels_hu(self) -> tuple[float, float, float] | None:
@@ -79,7 +78,7 @@ def refuse_values(image: Volume, path: Path) -> Iterator[IntensityError]:
         n_bad = int((~torch.isfinite(image.data)).sum())
         yield IntensityError(
             "not-finite",
-            f"has {n_bad} voxels that are NaN or infinite",
+            f"has {n_bad} voxel{'s' * (n_bad > 1)} of NaN or infinity",
             "Export the image again, or replace them knowingly",
             path=path,
         )
@@ -140,7 +139,7 @@ def check_image(image: Volume, stats: ImageStats, *, modality: str | None) -> It
             "are treated",
         )
     if is_ct(image, modality):
-        yield from _check_hounsfield(image, stats)
+        yield from check_hounsfield(image, stats)
 
 
 def _check_grid(image: Volume) -> Iterator[Finding]:
@@ -187,7 +186,8 @@ def _check_values(stats: ImageStats) -> Iterator[Finding]:
             "Check that the image column does not name the mask",
         )
         return
-    if stats.share_high >= 0.01:
+    # A third and more of one value is a background, such as 0 around a lung cut out of a CT.
+    if 0.01 <= stats.share_high < 0.33:
         yield _warning(
             "clipped-intensities",
             f"{stats.share_high:.1%} of its voxels hold exactly the highest value, {stats.high:g}",
@@ -207,13 +207,13 @@ def _check_slices(stats: ImageStats) -> Iterator[Finding]:
     if stats.n_blank:
         yield _warning(
             "blank-slices",
-            f"{stats.n_blank} slices between others hold a single value",
+            f"{stats.n_blank} of its slices, between others, hold a single value each",
             "Export it again: slices were lost on the way",
         )
     if stats.n_repeated:
         yield _warning(
             "repeated-slices",
-            f"{stats.n_repeated} slices equal the one before",
+            f"{stats.n_repeated} of its slices repeat the one before",
             "Export it again, or check what filled the gaps",
         )
 
@@ -233,33 +233,6 @@ def _check_extremes(stats: ImageStats) -> Iterator[Finding]:
             "hot-voxels",
             f"its highest value, {stats.high:g}, lies far beyond its others, up to {high:g}",
             "Check for damaged voxels: a few such numbers spoil mean and deviation",
-        )
-
-
-def _check_hounsfield(image: Volume, stats: ImageStats) -> Iterator[Finding]:
-    values = stats.values_hu
-    lowest = float(values.min()) if values.size else stats.low
-    if stats.low > _BELOW_AIR_HU and image.about.padding is None:
-        lowest = stats.low  # exact, where no fill value hides it
-    elif stats.low <= _BELOW_AIR_HU and float((stats.values <= _BELOW_AIR_HU).mean()) > 0.01:
-        yield Finding(
-            "fill-value",
-            "note",
-            f"holds values down to {stats.low:g} HU, below air: a fill outside the scanned circle",
-            "Nothing to do: it is cropped where it surrounds the image",
-        )
-    if image.data.dtype in (torch.uint8, torch.int8):
-        yield _warning(
-            "ct-8-bit",
-            f"is stored in 8 bits ({stats.low:g} to {stats.high:g})",
-            "Hounsfield units do not fit: export it again from its source",
-        )
-    elif lowest > _AIR_HU:
-        yield _warning(
-            "ct-not-hu",
-            f"its lowest value is {lowest:g}, so it shows no air: the offset of -1024 is missing, "
-            "or it was windowed",
-            "Export it again in Hounsfield units, if it was not cut out of a body",
         )
 
 

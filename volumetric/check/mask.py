@@ -60,7 +60,9 @@ def compare_grids(
     for code, (mm, said) in parts.items():
         if mm < smallest:
             continue
-        reason = f"{said}, which moves its voxels by up to {mm:.3g} mm ({apart:.3g} mm in all)"
+        reason = f"{said}, which moves its voxels by up to {mm:.3g} mm"
+        if len([0 for mm, _ in parts.values() if mm >= smallest]) > 1:
+            reason += f" (all differences together: {apart:.3g} mm)"
         if apart <= _HARMLESS * min(image.spacing):
             yield Finding(
                 code,
@@ -76,6 +78,20 @@ def compare_grids(
                 "Use the mask drawn on this image, or repair the header that is wrong",
                 path=path,
             )
+
+
+def find_negated(image: Volume, mask: Volume, path: Path) -> Iterator[GeometryError]:
+    """Why a mask, as it is stored, lies elsewhere: its x and y were negated, or not."""
+    negated = np.diag([-1.0, -1.0, 1.0, 1.0]) @ mask.affine
+    same_shape = image.shape == mask.shape and mask.data.shape[0] == 1
+    if same_shape and _farthest(_corners(image.shape), image.affine - negated) <= _SAME_PLACE_MM:
+        yield GeometryError(
+            "origin-mismatch",
+            "mask lies where its image does once x and y are negated: LPS read as RAS, or RAS as "
+            "LPS",
+            "Negate the first two rows of the affine in the file that is wrong",
+            path=path,
+        )
 
 
 def whole_labels(
@@ -217,6 +233,8 @@ def _parts_apart(image: Volume, mask: Volume) -> dict[str, tuple[float, str]]:
     turned[:3, :3] = (cosines[0] - cosines[1]) * spacings[0]
     angle = np.degrees(np.arccos(np.clip((cosines[0] * cosines[1]).sum(0).min(), -1, 1)))
     shifted = np.linalg.norm(image.affine[:3, 3] - mask.affine[:3, 3])
+    in_voxels = np.linalg.solve(image.affine, mask.affine[:, 3] - image.affine[:, 3])[:3]
+    is_half = bool((np.abs(np.abs(in_voxels) - 0.5) < _HARMLESS).all())
     stretched = np.linalg.norm((spacings[0] - spacings[1]) * (np.array(image.shape) - 1))
     ours, theirs = ([float(f"{mm:.6g}") for mm in one] for one in spacings)
     return {
@@ -228,5 +246,9 @@ def _parts_apart(image: Volume, mask: Volume) -> dict[str, tuple[float, str]]:
             float(stretched),
             f"mask has a spacing of {theirs} mm (D, H, W), its image {ours}",
         ),
-        "origin-mismatch": (float(shifted), "the first voxels of mask and image differ in place"),
+        "origin-mismatch": (
+            float(shifted),
+            "the first voxels of mask and image differ in place"
+            + (" by half a voxel on every axis (a corner taken for a centre)" if is_half else ""),
+        ),
     }

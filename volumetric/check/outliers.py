@@ -14,6 +14,7 @@ from volumetric.errors import printable
 from volumetric.findings import Finding
 
 Seen = Sequence[tuple[Case, Traits]]
+_Measured = tuple[Seen, NDArray[np.float64], NDArray[np.bool_]]  # (n,), (n, axes), (n,)
 
 _FEWEST = 8  # cases: with less, one cannot say which is unlike the others
 _SIGMAS = 6.0  # of 260 cases drawn from a normal distribution none lies so far out
@@ -21,6 +22,7 @@ _SIGMAS = 6.0  # of 260 cases drawn from a normal distribution none lies so far 
 _SPACING_FACTOR = 2.0
 _EXTENT_FACTOR = 1.6  # half a scan is found; heads, hips and hippocampi differ by less
 _VOLUME_FACTOR = 5.0  # organs differ by 3, lesions by far more, and then spread says so
+_LISTED = 10
 _SHIFT_HU = 300.0  # a lost offset is 1000 or 1024
 
 
@@ -29,27 +31,44 @@ def find_outliers(seen: Seen, *, classes: Mapping[int, str]) -> list[Finding]:
 
     Far is beyond 6 times the median absolute deviation scaled to a normal distribution's sigma,
     and beyond a floor, so that a homogeneous set raises nothing; lengths and volumes are compared
-    as logarithms. Where more than a tenth of the cases lies far out the set is a mixture, and
-    none of them an outlier. Intensity is compared in CT only: elsewhere its scale is arbitrary.
-    A case whose spacing is odd is compared no further.
+    as logarithms. Where more than a tenth of the cases lies far out the set is a mixture, which
+    is said once. Intensity is compared in CT only: elsewhere its scale is arbitrary. A case whose
+    spacing is odd is compared no further.
     """
     if len(seen) < _FEWEST:
         return []
-    strange = list(_check_spacings(seen))
-    named = {one.case for one in strange}
-    others = [(case, traits) for case, traits in seen if case.id not in named]
+    spacings = np.array([traits.spacing_mm for _, traits in seen])
+    strange = _unlike(np.log(spacings), np.log(_SPACING_FACTOR))
+    others = [one for one, odd in zip(seen, strange, strict=True) if not odd]
+    found = list(_check_spacings(seen, spacings, strange))
+    if len(others) < _FEWEST:
+        return found
     return [
-        *strange,
+        *found,
         *_check_extents(others),
         *_check_label_volumes(others, classes),
         *_check_intensity(others),
     ]
 
 
-def _check_spacings(seen: Seen) -> Iterator[Finding]:
-    spacings = np.array([traits.spacing_mm for _, traits in seen])
+def list_ids(ids: Sequence[str]) -> str:
+    """The first ten ids, and how many more there are."""
+    more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
+    return ", ".join(ids[:_LISTED]) + more
+
+
+def _check_spacings(
+    seen: Seen, spacings: NDArray[np.float64], strange: NDArray[np.bool_]
+) -> Iterator[Finding]:
+    if _is_mixture(strange):
+        yield _mixture(
+            "mixed-spacing",
+            "have voxels of {} mm",
+            "Check the spacing in their headers; it is meant, if they come from several scanners",
+            (seen, spacings, strange),
+        )
+        return
     usual = np.median(spacings, axis=0)
-    strange = _unlike(np.log(spacings), np.log(_SPACING_FACTOR))
     for (case, _), spacing, odd in zip(seen, spacings, strange, strict=True):
         if odd:
             yield _outlier(
@@ -64,6 +83,14 @@ def _check_extents(seen: Seen) -> Iterator[Finding]:
     extents = np.array([np.multiply(traits.grid, traits.spacing_mm) for _, traits in seen])
     usual = np.median(extents, axis=0)
     strange = _unlike(np.log(extents), np.log(_EXTENT_FACTOR))
+    if _is_mixture(strange):
+        yield _mixture(
+            "mixed-extent",
+            "cover {} mm (D, H, W)",
+            "Check that the exports are whole, and of one region",
+            (seen, extents, strange),
+        )
+        return
     for (case, _), extent, odd in zip(seen, extents, strange, strict=True):
         if odd:
             yield _outlier(
@@ -82,6 +109,14 @@ def _check_label_volumes(seen: Seen, classes: Mapping[int, str]) -> Iterator[Fin
         volumes = np.array([n * np.prod(t.spacing_mm) / 1000 for _, t, n in holders])
         usual = float(np.median(volumes))
         strange = _unlike(np.log(volumes)[:, None], np.log(_VOLUME_FACTOR))
+        if _is_mixture(strange):
+            yield _mixture(
+                "mixed-label-volume",
+                f"hold {{}} ml of {name!r} ({label})",
+                "Check that the outlines are whole, and their labels not swapped",
+                ([(case, traits) for case, traits, _ in holders], volumes[:, None], strange),
+            )
+            continue
         for (case, _, _), volume, odd in zip(holders, volumes, strange, strict=True):
             if odd:
                 yield _outlier(
@@ -101,7 +136,16 @@ def _check_intensity(seen: Seen) -> Iterator[Finding]:
     usual = np.median(levels, axis=0)
     far = np.abs(levels - usual) > _limits(levels, _SHIFT_HU)
     same_way = np.abs(np.sign(levels - usual).sum(1)) == levels.shape[1]
-    strange = _unless_many(far.all(axis=1) & same_way)
+    strange = np.asarray(far.all(axis=1) & same_way)
+    if _is_mixture(strange):
+        held = [one for one in seen if one[1].levels_hu]
+        yield _mixture(
+            "mixed-intensity",
+            "have {} as 1st, 50th and 99th percentiles",
+            "Check that all are in Hounsfield units, the rescale intercept applied once",
+            (held, levels, strange),
+        )
+        return
     for (case, _), found, odd in zip(cts, levels, strange, strict=True):
         if odd:
             yield _outlier(
@@ -116,7 +160,7 @@ def _check_intensity(seen: Seen) -> Iterator[Finding]:
 def _unlike(values: NDArray[np.float64], floor: float) -> NDArray[np.bool_]:
     """Which rows of (n, axes) lie far from the median along any axis."""
     far = np.abs(values - np.median(values, axis=0)) > _limits(values, floor)
-    return _unless_many(np.asarray(far.any(axis=1)))
+    return np.asarray(far.any(axis=1))
 
 
 def _limits(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
@@ -125,14 +169,24 @@ def _limits(values: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
     return np.maximum(_SIGMAS * deviation, floor + 1e-9)
 
 
-def _unless_many(strange: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    mixture = strange.sum() > max(2, len(strange) / 10)
-    none: NDArray[np.bool_] = np.zeros(len(strange), dtype=np.bool_)
-    return none if mixture else strange
+def _is_mixture(strange: NDArray[np.bool_]) -> bool:
+    return bool(strange.sum() > max(2, len(strange) / 10))
+
+
+def _mixture(code: str, said: str, remedy: str, found: _Measured) -> Finding:
+    """Once for the set: what is usual, what the others have in the median, and who they are."""
+    seen, values, strange = found
+    groups = [
+        f"{int(among.sum())} cases {said.format(_triple(np.median(values[among], axis=0)))}"
+        for among in (~strange, strange)
+    ]
+    ids = [case.id for (case, _), odd in zip(seen, strange, strict=True) if odd]
+    return Finding(code, "warning", f"{'; '.join(groups)} (medians): {list_ids(ids)}", remedy)
 
 
 def _outlier(case: Case, code: str, reason: str, remedy: str) -> Finding:
-    return Finding(code, "warning", reason, remedy, printable(str(case.image)), case.id)
+    path = case.mask if code == "label-volume-outlier" else case.image
+    return Finding(code, "warning", reason, remedy, printable(str(path)), case.id)
 
 
 def _triple(values: Sequence[float] | NDArray[Any]) -> str:

@@ -51,9 +51,9 @@ def read_volume(
     is_folder = _is_folder(path)
     suffix = volume_suffix(path)
     # Old archives name their slices .img, too.
-    if not is_folder and suffix and not (suffix == ".img" and _is_dicom(path)):
+    if not is_folder and suffix and not (suffix == ".img" and is_dicom_file(path)):
         return _READERS[suffix](path)
-    if is_folder or _is_dicom(path):
+    if is_folder or is_dicom_file(path):
         from volumetric.io.dicom.scan import read_dicom
 
         return read_dicom(path, series_uid=series_uid, resample_irregular=resample_irregular)
@@ -91,7 +91,12 @@ def _is_folder(path: Path) -> bool:
     return stat.S_ISDIR(mode)
 
 
-def _is_dicom(path: Path) -> bool:
+def is_dicom_file(path: Path) -> bool:
+    """Whether a file begins as DICOM does, suffix or none, preamble or none.
+
+    Raises:
+        UnreadableFileError: it cannot be opened, or only its name says that it is DICOM.
+    """
     from volumetric.io.dicom.files import claims_dicom  # pydicom loads only where it is needed
 
     return claims_dicom(path)

@@ -60,37 +60,31 @@ def _is_sound(stream: BinaryIO, length: int, *, explicit: bool) -> bool:
     start = stream.tell()
     end = math.inf if length == UNDEFINED else start + length
     order = _ITEMS.get(stream.read(4))
+    if order is None:
+        return False
     stream.seek(start)
-    n_items, n_elements, depth = 0, 0, 1
-    while order and stream.tell() < end and depth and n_elements <= _MOST_ELEMENTS:
+    head_of, short, long = (struct.Struct(order + code) for code in ("HHL", "H", "L"))
+    n_items, depth = 0, 1
+    for _ in range(_MOST_ELEMENTS):
         head = stream.read(8)
-        if len(head) < 8:
-            break
-        group, element, n_bytes = struct.unpack(f"{order}HHL", head)
+        if len(head) < 8 or not depth or stream.tell() > end:
+            return n_items <= max(_FREE_ITEMS, (stream.tell() - start) // _SMALLEST_ITEM)
+        group, element, n_bytes = head_of.unpack(head)
         if group == 0xFFFE:  # an item begins, or what is of undefined length ends
             n_items += element == 0xE000
             depth += (n_bytes == UNDEFINED) if element == 0xE000 else -1
-        elif _skip_value(stream, head, order, explicit=explicit):
+            if n_items > _MOST_ITEMS or depth > _DEEPEST:
+                return False
+            continue
+        vr = head[4:6] if explicit and head[4:6].isupper() else b""  # some lack it within others
+        if vr in LONG_VRS:
+            (n_bytes,) = long.unpack(stream.read(4))
+        elif vr:
+            (n_bytes,) = short.unpack_from(head, 6)
+        if n_bytes == UNDEFINED:
             depth += 1
-        n_elements += 1
-        if n_items > _MOST_ITEMS or depth > _DEEPEST:
-            return False
-    most = max(_FREE_ITEMS, (stream.tell() - start) // _SMALLEST_ITEM)
-    return order is not None and n_elements <= _MOST_ELEMENTS and n_items <= most
-
-
-def _skip_value(stream: BinaryIO, head: bytes, order: str, *, explicit: bool) -> bool:
-    """Pass over the value of an element, unless it is a sequence; whether its end is not told."""
-    group, element, n_bytes = struct.unpack(f"{order}HHL", head)
-    vr = head[4:6] if explicit and head[4:6].isupper() else b""  # some lack it within others
-    if vr in LONG_VRS:
-        (n_bytes,) = struct.unpack(f"{order}L", stream.read(4))
-    elif vr:
-        (n_bytes,) = struct.unpack(f"{order}H", head[6:])
-    if n_bytes == UNDEFINED:
-        return True
-    if vr != b"SQ" and not (vr in (b"", b"UN") and _is_sequence(group << 16 | element)):
-        stream.seek(n_bytes, io.SEEK_CUR)
+        elif vr != b"SQ" and not (vr in (b"", b"UN") and _is_sequence(group << 16 | element)):
+            stream.seek(n_bytes, io.SEEK_CUR)
     return False
 
 

@@ -207,7 +207,8 @@ def _slice(
 def _check_names(one: Slice) -> None:
     """Refuse names too long to be any: cut, two of them might be taken for one."""
     names = (one.series_uid, one.study_uid, one.frame_of_reference, one.modality, one.unit)
-    if max(map(len, (*names, one.encoding.photometric, *one.image_type))) > _LONGEST_NAME:
+    encoding = (one.encoding.photometric, one.encoding.transfer_syntax or "")
+    if max(map(len, (*names, *encoding, *one.image_type))) > _LONGEST_NAME:
         raise ValueError("a name of absurd length")
     if max(map(len, one.labels.values()), default=0) > _LONGEST_LABEL:
         raise ValueError("a label of absurd length")

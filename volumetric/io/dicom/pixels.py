@@ -26,10 +26,11 @@ _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NATIVE = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN, DEFLATED})
 _LARGEST_PADDING = 4096
 _LARGEST_HEADER = 2**16  # of a codestream
-# Of compressed images. No scanner makes frames of 64 MiB (a detector of 4096 x 4096 needs 32);
-# scans shrink 2 to 50 fold, and only images blank throughout several hundred fold.
-_LARGEST_FRAME = 64 * 2**20
-_FREE_BYTES = 256 * 2**20
+# Of compressed images. No scanner makes frames of more than 32 MiB (a detector of 4096 x 4096);
+# scans shrink 2 to 50 fold, and only images blank throughout several hundred fold. What may be
+# free of that is what can be decoded, before the last image proves damaged, in 300 MB.
+_LARGEST_FRAME = 32 * 2**20
+_FREE_BYTES = 128 * 2**20
 _LARGEST_RATIO = 256
 
 

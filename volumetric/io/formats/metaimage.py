@@ -123,21 +123,26 @@ def _flag(fields: Mapping[str, str], name: str, path: Path) -> bool:
 def _affine(fields: Mapping[str, str], path: Path) -> Affine:
     # ITK takes an identity, 1 mm and an origin of 0 for what is missing: that is a guess.
     names = ("TransformMatrix", "ElementSpacing", "Offset")
-    if len(whole_numbers(fields["DimSize"], path=path)) != 3 or not set(names) <= set(fields):
+    n_axes = len(whole_numbers(fields["DimSize"], path=path))
+    missing = [name for name in names if name not in fields]
+    if n_axes < 3 or missing:
+        said = f"lacks {', '.join(missing)}" if missing else f"has {n_axes} axes"
         raise GeometryError(
             "no-orientation",
-            f"has DimSize {fields['DimSize'][:60]!r} and lacks "
-            f"{[name for name in names if name not in fields]}: its place in space is not known",
-            "Export it again with three axes and all three fields",
+            f"{said}: its place in space is not known",
+            "Export it again with three axes and all of TransformMatrix, ElementSpacing, Offset",
             path=path,
         )
     if fields.get("DistanceUnits", "mm").lower() not in ("mm", "?", ""):
         refuse_units(fields["DistanceUnits"][:60], path=path)
     matrix, spacing, origin = (
         np.array(decimals(fields[name], count=count, path=path))
-        for name, count in zip(names, (9, 3, 3), strict=True)
+        for name, count in zip(names, (n_axes**2, n_axes, n_axes), strict=True)
     )
-    lengths = np.linalg.norm(matrix.reshape(3, 3), axis=1)
+    # Axes behind the third have one voxel each, as the shape was refused otherwise: what they
+    # say places none.
+    matrix, spacing, origin = matrix.reshape(n_axes, n_axes)[:3, :3], spacing[:3], origin[:3]
+    lengths = np.linalg.norm(matrix, axis=1)
     if not ((spacing > 0).all() and (np.abs(lengths - 1) <= _COSINE_TOLERANCE).all()):
         raise GeometryError(
             "bad-direction",
@@ -146,7 +151,7 @@ def _affine(fields: Mapping[str, str], path: Path) -> Affine:
             path=path,
         )
     affine = np.eye(4)
-    affine[:3, :3] = matrix.reshape(3, 3).T * spacing
+    affine[:3, :3] = matrix.T * spacing
     affine[:3, 3] = origin
     return LPS_TO_RAS @ affine
 

@@ -22,6 +22,7 @@ _MEANINGS = ("unknown", "scanner", "aligned", "Talairach", "MNI", "template")
 _CONFLICT = 0.1
 # What float32 rounding can add to a squared norm, with room for writers that rounded before.
 _NORM_ROUNDING = 1e-6
+_REMEDY = "Export it again, or set the sform once you know it"
 
 
 @np.errstate(all="ignore")  # NaN and infinity are looked for, and refused
@@ -54,9 +55,8 @@ def nifti_affine(
     if codes[0] == 0:
         return grid_affine(_qform(header, path), path=path)
     affine, findings = grid_affine(np.asarray(header.get_sform(), np.float64), path=path)
-    if codes[1] > 0:
-        findings += _compare(affine, header, shape, path=path)
-    return affine, findings
+    told = _compare(affine, header, shape, path=path) if codes[1] > 0 else ()
+    return affine, findings + (told or _compare_spacing(affine, header, shape, path=path))
 
 
 def _compare(
@@ -83,6 +83,30 @@ def _compare(
     return (Finding("sform-qform-conflict", "warning", reason, remedy, where),)
 
 
+def _compare_spacing(
+    affine: Affine, header: nib.Nifti1Header, shape: Shape, *, path: Path
+) -> tuple[Finding, ...]:
+    """A warning where pixdim contradicts the sform: other readers, ITK among them, use pixdim.
+
+    Along an axis of one voxel nothing is placed by it. Its sign is ignored, as all readers do.
+    """
+    ours = np.linalg.norm(affine[:3, :3], axis=0)
+    theirs = np.abs(np.asarray(header["pixdim"][3:0:-1], np.float64))
+    alike = np.abs(theirs - ours) <= _CONFLICT * ours  # false for NaN, and for 0
+    if (alike | (np.array(shape) == 1)).all():
+        return ()
+    said = [" x ".join(f"{length:.4g}" for length in one) for one in (ours, theirs)]
+    return (
+        Finding(
+            "sform-pixdim-conflict",
+            "warning",
+            f"its sform places voxels {said[0]} mm apart (d, h, w), its pixdim says {said[1]}",
+            "Check which is right, and export it again: the sform is used",
+            printable(str(path)),
+        ),
+    )
+
+
 def _qform(header: nib.Nifti1Header, path: Path) -> Affine:
     """Method 2: a rotation by a unit quaternion (a, b, c, d), a >= 0 left out; pixdim; an offset.
 
@@ -91,19 +115,15 @@ def _qform(header: nib.Nifti1Header, path: Path) -> Affine:
     qfac, *spacing = (float(value) for value in header["pixdim"][:4])
     quaternion = [float(header[f"quatern_{letter}"]) for letter in "bcd"]
     squared = sum(value * value for value in quaternion)
-    for code, sound, reason in [
-        ("bad-pixdim", all(value > 0 for value in spacing), f"has spacing {spacing}"),
-        ("bad-qfac", qfac in (-1, 0, 1), f"has pixdim[0] {qfac:g}, neither 1 nor -1"),
-        (
-            "bad-quaternion",
-            squared <= 1 + _NORM_ROUNDING,
-            f"has quaternion {quaternion}, longer than 1",
-        ),
-    ]:
-        if not sound:  # NaN is never sound
-            raise GeometryError(
-                code, reason, "Export it again, or set the sform once you know it", path=path
-            )
+    # NaN fails each of these.
+    if not all(value > 0 for value in spacing):
+        raise GeometryError("bad-pixdim", f"has spacing {spacing}", _REMEDY, path=path)
+    if qfac not in (-1, 0, 1):
+        reason = f"has pixdim[0] {qfac:g}, neither 1 nor -1"
+        raise GeometryError("bad-qfac", reason, _REMEDY, path=path)
+    if not squared <= 1 + _NORM_ROUNDING:
+        reason = f"has quaternion {quaternion}, longer than 1"
+        raise GeometryError("bad-quaternion", reason, _REMEDY, path=path)
     affine = np.eye(4)
     rotation = quat2mat([math.sqrt(max(0.0, 1 - squared)), *quaternion])
     affine[:3, :3] = rotation * (*spacing[:2], spacing[2] * (qfac or 1))

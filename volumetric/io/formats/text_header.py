@@ -39,11 +39,11 @@ def header_lines(path: Path) -> Iterator[tuple[str, int]]:
 def as_fields(
     pairs: Iterable[tuple[str, str]], *, required: Sequence[str], path: Path
 ) -> dict[str, str]:
-    """Fields by their names, each given once, none missing."""
+    """Fields by their names, none missing, none given twice with different values."""
     fields: dict[str, str] = {}
     for name, value in pairs:
-        if name in fields:
-            refuse_header(f"states {name!r} twice", path=path)
+        if fields.get(name, value) != value:
+            refuse_header(f"states {name!r} twice, and differently", path=path)
         fields[name] = value
     missing = [name for name in required if name not in fields]
     if missing:

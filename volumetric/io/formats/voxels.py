@@ -25,15 +25,16 @@ Compression = Literal["none", "file", "voxels"]
 # for one lies. An empty mask comes close to it, so a ratio alone convicts nobody: scans compress
 # 2:1, masks 30:1 to 1000:1. Size alone does not either. Above 200:1 we therefore ask by size:
 # - up to 256 MiB it is read: no more memory than that can be lost;
-# - up to 2 GiB (an empty float64 mask of 512x512x1024, which careless tools do write; as uint8
-#   512x512x1500 takes 0.4 GB) the length that gzip notes in its last bytes must agree; else the
-#   stream is looked through first, which takes time but no memory, and given up as a bomb if it
-#   still is that thin after 256 MiB: a lie of a header is not followed through 10 GB;
-# - beyond, it is refused. 10 GB in 10 MB is 1000:1.
+# - up to 384 MiB (an empty uint8 mask of 512x512x1500 takes 375) the stream is verified to its
+#   end first, which takes a second but no memory;
+# - beyond, it is refused: an empty float64 mask is, and can be stored as uint8.
+# What is claimed to be thicker is given up where it still is that thin after 256 MiB. Nothing
+# rests on the length that gzip notes in its last bytes: whoever lies in the header lies there.
 _LARGEST_RATIO = 1032
 _USUAL_RATIO = 200
 _HARMLESS_BYTES = 1 << 28
-_LARGEST_MASK_BYTES = 1 << 31
+_LARGEST_MASK_BYTES = 3 << 27
+_LARGEST_PADDING = 4096 + 1
 
 
 @contextmanager
@@ -137,6 +138,7 @@ def read_voxels(
         n_held = os.fstat(file.fileno()).st_size
         if compression == "none":
             begin = max(0, n_held - n_bytes) if offset is None else offset
+            n_behind = max(n_behind, _zero_padding(file, begin + n_bytes, shape, dtype))
             _check_length(max(0, n_held - begin), n_bytes, n_behind, path=path)
             flat = np.fromfile(file, dtype, math.prod(shape), offset=begin)
             _check_length(flat.nbytes, n_bytes, n_behind, path=path)
@@ -161,25 +163,19 @@ def _inflate_span(stream: _Stream, span: range, *, n_behind: int, path: Path) ->
     n_held = max(0, os.fstat(stream.file.fileno()).st_size - stream.start)
     if span.stop > _LARGEST_RATIO * n_held:
         _check_length(n_held, span.stop, n_behind, path=path)
-    if len(span) > max(_LARGEST_MASK_BYTES, _USUAL_RATIO * n_held):
-        raise _bomb(len(span), n_held, path)
-    if len(span) > _HARMLESS_BYTES:
-        stream.file.seek(-4, os.SEEK_END)
-        told = int.from_bytes(stream.file.read(4), "little")  # length modulo 2**32 (RFC 1952)
-        if (told - span.stop) % 2**32 > n_behind:
-            _look_through(stream, span, n_behind=n_behind, path=path)
+    is_thin = len(span) > max(_HARMLESS_BYTES, _USUAL_RATIO * n_held)
+    if is_thin:
+        if len(span) > _LARGEST_MASK_BYTES:
+            raise _bomb(len(span), n_held, path)
+        for _ in _pieces(stream, span, n_behind=n_behind, path=path):
+            pass  # verified
     voxels = np.empty(len(span), np.uint8)
     for at, piece in _pieces(stream, span, n_behind=n_behind, path=path):
+        n_spent = stream.file.tell() - stream.start
+        if not is_thin and at > max(_HARMLESS_BYTES, _USUAL_RATIO * n_spent):
+            raise _bomb(at, n_spent, path)
         voxels.data[at : at + len(piece)] = piece
     return voxels
-
-
-def _look_through(stream: _Stream, span: range, *, n_behind: int, path: Path) -> None:
-    """Verify a stream that does not say its length (several members, zlib) or says another."""
-    for at, _ in _pieces(stream, span, n_behind=n_behind, path=path):
-        n_spent = stream.file.tell() - stream.start
-        if stream.wrapper == GZIP and at > max(_HARMLESS_BYTES, _USUAL_RATIO * n_spent):
-            raise _bomb(at, n_spent, path)
 
 
 def _pieces(
@@ -196,6 +192,17 @@ def _pieces(
         if inside:
             yield max(first, span.start) - span.start, inside
     _check_length(n_delivered, span.stop, n_behind, path=path)
+
+
+def _zero_padding(file: FileIO, end: int, shape: Shape, dtype: np.dtype[np.generic]) -> int:
+    """Bytes behind raw voxels that fill up a block of the disk or tape: zeros, of less a slice."""
+    n_extra = os.fstat(file.fileno()).st_size - end
+    if not 0 < n_extra < min(_LARGEST_PADDING, shape[1] * shape[2] * dtype.itemsize):
+        return 0
+    file.seek(end)
+    extra = file.read(n_extra)
+    file.seek(0)
+    return 0 if any(extra) else n_extra
 
 
 def _check_length(n_held: int, n_claimed: int, n_behind: int, *, path: Path) -> None:
