@@ -196,6 +196,6 @@ def _find_pixels(stream: BinaryIO, dataset: Dataset) -> tuple[int | None, int | 
     else:
         stream.seek(-4, io.SEEK_CUR)
         length = struct.unpack(f"{order}L", head[4:8])[0]
-        if length % 2:
+        if length % 2 and length != UNDEFINED:
             raise ValueError("pixels of an unknown kind or of an odd length")
     return stream.tell(), None if length == UNDEFINED else length

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.uid import UID
 
+from volumetric.io.dicom.elements import Said, list_macros, read_elements
 from volumetric.io.dicom.files import parsing, read_header, transfer_syntax
 from volumetric.io.dicom.labels import LABELS, dimension_labels, find_labels, read_dimensions
 from volumetric.io.dicom.slices import Encoding, Numbers, Slice
@@ -59,24 +60,6 @@ _TAGS: list[str | int] = [
 # Siemens' number of images in a mosaic, and the tag that says it is Siemens'.
 _N_TILES, _N_TILES_CREATOR = 0x0019100A, 0x00190010
 _TAGS += [_N_TILES, _N_TILES_CREATOR]
-# Functional groups (PS3.3 C.7.6.16.2, C.8.13.5, C.8.15.3) that are looked into.
-_MACROS = (
-    "CTImageFrameTypeSequence",
-    "CTReconstructionSequence",
-    "CardiacSynchronizationSequence",
-    "DiffusionGradientDirectionSequence",
-    "FrameContentSequence",
-    "MRDiffusionSequence",
-    "MREchoSequence",
-    "MRImageFrameTypeSequence",
-    "MRModifierSequence",
-    "PETFrameTypeSequence",
-    "PixelMeasuresSequence",
-    "PixelValueTransformationSequence",
-    "PlaneOrientationSequence",
-    "PlanePositionSequence",
-    "TemporalPositionSequence",
-)
 # What a refusal may quote. The standard knows no name of more than 64 letters.
 _LONGEST_NAME, _LONGEST_LABEL = 128, 256
 _LARGEST_NUMBER = 1e7  # of mm: ten kilometres
@@ -102,17 +85,19 @@ def read_slices(file: Path) -> tuple[list[Slice], list[str]]:
         if cut:
             raise ValueError("more than an image's header holds")
         encoding = _encoding(dataset, offset, length)
-        frames = dataset.get("PerFrameFunctionalGroupsSequence")
+        frames, name = dataset.get("PerFrameFunctionalGroupsSequence"), _sop_class(dataset)
         if not frames:
-            return [_slice(file, 0, encoding, [dataset], enhanced=False)], []
+            said = read_elements([dataset])
+            return [_slice((file, 0), encoding, said, enhanced=False, sop_class=name)], []
         if len(frames) != encoding.n_frames:
             raise ValueError("another number of frames than of their functional groups")
         shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
         dimensions = read_dimensions(dataset)
+        of_all = read_elements([dataset, *list_macros(shared[0])])
         slices = []
         for number, groups in enumerate(frames):
-            parts = [dataset, *_items(shared[0]), *_items(groups)][::-1]
-            one = _slice(file, number, encoding, parts, enhanced=True)
+            said = {**of_all, **read_elements(list_macros(groups))}
+            one = _slice((file, number), encoding, said, enhanced=True, sop_class=name)
             counted = dimension_labels(dimensions, groups, one.labels)
             slices.append(replace(one, labels={**one.labels, **counted}))
             if one.position is None and not _PICTURES.intersection(one.image_type):
@@ -163,20 +148,15 @@ def _encoding(dataset: Dataset, offset: int | None, length: int | None) -> Encod
 
 
 def _slice(
-    file: Path, frame: int, encoding: Encoding, parts: Sequence[Dataset], *, enhanced: bool
+    place: tuple[Path, int], encoding: Encoding, said: Said, *, enhanced: bool, sop_class: str
 ) -> Slice:
-    """What the first of several data sets to name a thing says of it."""
-
-    def get(keyword: str | int) -> Any:
-        found = (part.get(keyword) for part in parts)
-        return next((value for value in found if value not in (None, "")), None)
-
+    get = said.get
     image_type = _values(get("FrameType") or get("ImageType"))
     if get(_N_TILES) is not None and "SIEMENS MR HEADER" in str(get(_N_TILES_CREATOR)):
         image_type += ("MOSAIC",)  # which some exports lose from ImageType
     one = Slice(
-        path=file,
-        frame=frame,
+        path=place[0],
+        frame=place[1],
         encoding=encoding,
         enhanced=enhanced,
         series_uid=_series(get),
@@ -185,7 +165,7 @@ def _slice(
         description=str(get("SeriesDescription") or "")[:_LONGEST_NAME],
         study_uid=str(get("StudyInstanceUID") or ""),
         frame_of_reference=str(get("FrameOfReferenceUID") or ""),
-        sop_class=_sop_class(parts[-1]),
+        sop_class=sop_class,
         modality=str(get("Modality") or ""),
         image_type=image_type,
         position=_numbers(get("ImagePositionPatient"), 3),
@@ -214,18 +194,6 @@ def _check_names(one: Slice) -> None:
         raise ValueError("a label of absurd length")
 
 
-def _items(groups: Dataset, *, levels: int = 2) -> list[Dataset]:
-    """The items of the macros that place a frame or tell it apart, flat; they lie two deep.
-
-    Only these: private sequences, as Philips writes them, hold a second geometry of their own
-    whose positions are those of corners.
-    """
-    items = [groups[keyword].value[0] for keyword in _MACROS if groups.get(keyword)]
-    if levels > 1:
-        items += [inner for item in items for inner in _items(item, levels=levels - 1)]
-    return items
-
-
 def _series(get: Callable[[str], Any]) -> str:
     """SeriesInstanceUID; where an anonymiser blanked it, what else tells series apart.
 
@@ -246,10 +214,8 @@ def _unit(get: Callable[[str], Any]) -> str:
 
 
 def _instance_number(get: Callable[[str], Any]) -> int | None:
-    try:
-        return int(get("InstanceNumber"))
-    except (TypeError, ValueError):
-        return None  # it orders nothing, so a malformed one costs nothing
+    number = get("InstanceNumber")
+    return int(number) if isinstance(number, int) else None
 
 
 def _part(number: Any, total: Any) -> tuple[int, int] | None:

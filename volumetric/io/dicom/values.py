@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -25,18 +27,32 @@ def rescale(stored: Sequence[NDArray[np.integer]], slices: Sequence[Slice]) -> N
     stored = [_invert(values, one) for values, one in zip(stored, slices, strict=True)]
     rescales = [one.rescale or (1.0, 0.0) for one in slices]
     whole = all(slope == 1 and intercept.is_integer() for slope, intercept in rescales)
-    dtype = _whole_dtype(stored, rescales) if whole else np.dtype(np.float32)
-    voxels = np.empty((len(stored), *stored[0].shape), dtype)
-    for index, (slope, intercept) in enumerate(rescales):
-        if not whole:
-            voxels[index] = stored[index] * slope + intercept  # in float64
-        elif intercept == 0:
-            voxels[index] = stored[index]
-        else:
-            # Wider inside: a stored value may only fit once the intercept is added.
-            wide = np.int32 if dtype == np.int16 and stored[index].itemsize < 4 else np.int64
-            np.add(stored[index], int(intercept), out=voxels[index], dtype=wide, casting="unsafe")
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        ranges = list(pool.map(_range, stored, rescales)) if whole else []
+        dtype = _whole_dtype(ranges) if whole else np.dtype(np.float32)
+        voxels = np.empty((len(stored), *stored[0].shape), dtype)
+        list(pool.map(_rescale_slice, stored, rescales, voxels))
     return voxels
+
+
+def _rescale_slice(
+    stored: NDArray[np.integer], rescale: tuple[float, float], out: NDArray[Any]
+) -> None:
+    slope, intercept = rescale
+    if out.dtype.kind == "f":
+        out[:] = stored * slope + intercept  # in float64
+    elif intercept == 0:
+        out[:] = stored
+    else:
+        # Wider inside: a stored value may only fit once the intercept is added.
+        wide = np.int32 if out.dtype == np.int16 and stored.itemsize < 4 else np.int64
+        np.add(stored, int(intercept), out=out, dtype=wide, casting="unsafe")
+
+
+def _range(stored: NDArray[np.integer], rescale: tuple[float, float]) -> tuple[int, int]:
+    offset = int(rescale[1])
+    return int(stored.min()) + offset, int(stored.max()) + offset
 
 
 def _invert(stored: NDArray[np.integer], one: Slice) -> NDArray[np.integer]:
@@ -51,12 +67,8 @@ def _both_ends(one: Slice) -> int:
     return -1 if one.encoding.signed else 2 ** one.encoding.bits[1] - 1
 
 
-def _whole_dtype(
-    stored: Sequence[NDArray[np.integer]], rescales: Sequence[tuple[float, float]]
-) -> np.dtype[np.generic]:
-    pairs = list(zip(stored, rescales, strict=True))
-    low = min(int(values.min()) + int(intercept) for values, (_, intercept) in pairs)
-    high = max(int(values.max()) + int(intercept) for values, (_, intercept) in pairs)
+def _whole_dtype(ranges: Sequence[tuple[int, int]]) -> np.dtype[np.generic]:
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
     for kind in (np.int16, np.int32):
         if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
             return np.dtype(kind)
