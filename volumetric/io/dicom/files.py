@@ -8,13 +8,14 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from pydicom import Dataset
 from pydicom.config import logger as pydicom_logger
 from pydicom.filereader import read_partial
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -136,6 +137,11 @@ def parsing(file: Path) -> Iterator[None]:
         pydicom_logger.disabled = silent
 
 
+@cache
+def _as_tags(tags: tuple[str | int, ...]) -> frozenset[BaseTag]:
+    return frozenset(map(Tag, (*tags, _CHARSET)))
+
+
 def read_header(
     file: Path, tags: Sequence[str | int]
 ) -> tuple[Dataset, int | None, int | None, bool]:
@@ -145,7 +151,7 @@ def read_header(
     the inflated stream if the file is deflated), and its length (None if encapsulated); and
     whether it ends before the pixels, at more than an image's header holds.
     """
-    kept = {int(Tag(tag)) for tag in tags} | {_CHARSET}
+    kept = _as_tags(tuple(tags))
     cut = False
     with HeaderStream(io.FileIO(file)) as stream:
         deflated = is_deflated(stream)

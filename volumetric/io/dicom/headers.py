@@ -84,20 +84,20 @@ def read_slices(file: Path) -> tuple[list[Slice], list[str]]:
             return [], [kind]
         if cut:
             raise ValueError("more than an image's header holds")
-        encoding = _encoding(dataset, offset, length)
+        said = read_elements([dataset])
+        encoding = _encoding(said, transfer_syntax(dataset, length), (offset, length))
         frames, name = dataset.get("PerFrameFunctionalGroupsSequence"), _sop_class(dataset)
         if not frames:
-            said = read_elements([dataset])
             return [_slice((file, 0), encoding, said, enhanced=False, sop_class=name)], []
         if len(frames) != encoding.n_frames:
             raise ValueError("another number of frames than of their functional groups")
         shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
         dimensions = read_dimensions(dataset)
-        of_all = read_elements([dataset, *list_macros(shared[0])])
+        of_all = {**said, **read_elements(list_macros(shared[0]))}
         slices = []
         for number, groups in enumerate(frames):
-            said = {**of_all, **read_elements(list_macros(groups))}
-            one = _slice((file, number), encoding, said, enhanced=True, sop_class=name)
+            of_one = {**of_all, **read_elements(list_macros(groups))}
+            one = _slice((file, number), encoding, of_one, enhanced=True, sop_class=name)
             counted = dimension_labels(dimensions, groups, one.labels)
             slices.append(replace(one, labels={**one.labels, **counted}))
             if one.position is None and not _PICTURES.intersection(one.image_type):
@@ -127,24 +127,33 @@ def _sop_class(dataset: Dataset) -> str:
     ]
 
 
-def _encoding(dataset: Dataset, offset: int | None, length: int | None) -> Encoding:
-    size, stored = (int(dataset.Rows), int(dataset.Columns)), int(dataset.BitsStored)
-    n_frames = dataset.get("NumberOfFrames")
-    if min(size) < 1 or (n_frames is not None and not 0 < int(n_frames) < 2**31):
+def _encoding(said: Said, syntax: str | None, pixels: tuple[int | None, int | None]) -> Encoding:
+    rows, columns, allocated, stored, signed = (
+        int(_required(said, keyword))
+        for keyword in ("Rows", "Columns", "BitsAllocated", "BitsStored", "PixelRepresentation")
+    )
+    n_frames = int(said.get("NumberOfFrames", 1))
+    if min(rows, columns) < 1 or not 0 < n_frames < 2**31:
         raise ValueError("no pixels, or more than can be counted")
-    if dataset.PixelRepresentation not in (0, 1):
+    if signed not in (0, 1):
         raise ValueError("neither signed nor unsigned")
     return Encoding(
-        transfer_syntax=transfer_syntax(dataset, length),
-        photometric=str(dataset.PhotometricInterpretation),
-        n_samples=int(dataset.get("SamplesPerPixel") or 1),
-        n_frames=int(n_frames or 1),
-        size=size,
-        bits=(int(dataset.BitsAllocated), stored, int(dataset.get("HighBit", stored - 1))),
-        signed=bool(dataset.PixelRepresentation),
-        offset=offset,
-        length=length,
+        transfer_syntax=syntax,
+        photometric=str(_required(said, "PhotometricInterpretation")),
+        n_samples=int(said.get("SamplesPerPixel", 1)),
+        n_frames=n_frames,
+        size=(rows, columns),
+        bits=(allocated, stored, int(said.get("HighBit", stored - 1))),
+        signed=bool(signed),
+        offset=pixels[0],
+        length=pixels[1],
     )
+
+
+def _required(said: Said, keyword: str) -> Any:
+    if keyword not in said:
+        raise AttributeError(name=keyword)
+    return said[keyword]
 
 
 def _slice(
