@@ -45,7 +45,9 @@ def inflate(path: Path) -> bytes:
 
 def is_deflated(stream: BinaryIO) -> bool:
     """Whether a file, open at its first byte, says that it is deflated."""
-    return DEFLATED.encode() in _read_meta(stream)
+    _, _, named = _read_meta(stream).rpartition(b"\x02\x00\x10\x00UI")
+    length = int.from_bytes(named[:2], "little")
+    return named[2 : 2 + length].rstrip(b"\0 ") == DEFLATED.encode()
 
 
 def largest_inflated(n_bytes: int) -> int:
