@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import dcmread
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    generate_uid,
+)
 from pydicom.valuerep import format_number_as_ds
 
 from volumetric.errors import VolumetricError
@@ -106,3 +112,30 @@ def refusal(path: Path, **options) -> VolumetricError:
     assert error.path
     assert "Doe" not in str(error)
     return error
+
+
+def pet_tags(**drug) -> dict[str, object]:
+    """A PET scan 6,588 s (one half-life of F-18) after an injection of 300 MBq."""
+    item = Dataset()
+    for keyword, value in {
+        "RadiopharmaceuticalStartTime": "100000.00",
+        "RadionuclideTotalDose": 3e8,
+        "RadionuclideHalfLife": 6588,
+        **drug,
+    }.items():
+        setattr(item, keyword, value)
+    return {
+        "SOPClassUID": PositronEmissionTomographyImageStorage,
+        "Modality": "PT",
+        "Units": "BQML",
+        "DecayCorrection": "START",
+        "CorrectedImage": ["DECY", "ATTN", "SCAT"],
+        "PatientWeight": 75,
+        "SeriesDate": "20240229",
+        "SeriesTime": "114948",
+        "AcquisitionDate": "20240229",
+        "AcquisitionTime": "114948",
+        "RescaleSlope": 0.5,
+        "RescaleIntercept": 0,
+        "RadiopharmaceuticalInformationSequence": Sequence([item]),
+    }

@@ -458,6 +458,8 @@ def test_malformed_number_is_refused(tmp_path):
 def test_file_that_is_dicom_only_by_its_name_is_refused(tmp_path):
     write_series(tmp_path)
     (tmp_path / "4.dcm").write_bytes(b"")
+    assert refusal(tmp_path).code == "empty-file"
+    (tmp_path / "4.dcm").write_bytes(b"text")
     assert refusal(tmp_path).code == "not-dicom"
     (tmp_path / "plain").write_bytes(b"text")
     assert refusal(tmp_path / "plain").code == "not-dicom"

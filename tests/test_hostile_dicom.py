@@ -535,7 +535,7 @@ def no_files() -> Iterator[Case]:
     for kind, code, beside in (
         ("pipe", "not-a-file", "read"),
         ("loop", "unreadable-file", "read"),
-        ("empty", "not-dicom", "not-dicom"),
+        ("empty", "empty-file", "empty-file"),
     ):
         yield kind, partial(write_odd, kind=kind, beside=False), code
         yield f"{kind}-beside", partial(write_odd, kind=kind, beside=True), beside

@@ -10,7 +10,8 @@ from pydicom import Dataset
 Said = Mapping[str | int, Any]
 """Values by keyword, or by tag where that is private; nothing that is empty."""
 
-_INSTANCE_NUMBER = 0x00200013
+# InstanceNumber, SliceThickness, SpacingBetweenSlices: they place nothing.
+_PROVE_NOTHING = frozenset({0x00200013, 0x00180050, 0x00180088})
 # Functional groups (PS3.3 C.7.6.16.2, C.8.13.5, C.8.15.3) that are looked into.
 _MACROS = (
     "CTImageFrameTypeSequence",
@@ -36,7 +37,7 @@ def read_elements(parts: Sequence[Dataset]) -> dict[str | int, Any]:
     said: dict[str | int, Any] = {}
     for part in parts:
         for tag in part.keys():  # noqa: SIM118 (elements would be converted, sound or not)
-            if tag == _INSTANCE_NUMBER and not _is_sound(part):
+            if tag in _PROVE_NOTHING and not _is_sound(part, tag):
                 continue
             element = part[tag]
             if element.value is not None and element.value != "":
@@ -44,10 +45,10 @@ def read_elements(parts: Sequence[Dataset]) -> dict[str | int, Any]:
     return said
 
 
-def _is_sound(dataset: Dataset) -> bool:
-    """Whether InstanceNumber is a number; it orders nothing, so a malformed one costs nothing."""
+def _is_sound(dataset: Dataset, tag: int) -> bool:
+    """Whether a number can be read; one that proves nothing costs nothing if it is malformed."""
     try:
-        return dataset[_INSTANCE_NUMBER].value is not None
+        return dataset[tag].value is not None
     except (TypeError, ValueError):
         return False
 

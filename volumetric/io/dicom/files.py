@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 import os
 import struct
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from pydicom import Dataset
-from pydicom.config import logger as pydicom_logger
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
@@ -27,7 +24,7 @@ from volumetric.errors import UnreadableFileError
 from volumetric.io.dicom.bounds import UNDEFINED, HeaderStream, is_vast
 from volumetric.io.dicom.deflate import inflate, is_deflated
 
-SHORTEST_BYTES = 132  # of a preamble with its mark
+_SHORTEST_BYTES = 132  # of a preamble with its mark
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _PIXEL_DATA = (0x7FE0, 0x0010)
 _ENDS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # pixels: real or whole numbers
@@ -85,21 +82,13 @@ def claims_dicom(file: Path, *, asked_for: bool = False) -> bool:
 
     A data set without the preamble of PS3.10, as old archives keep, counts too.
     """
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(SHORTEST_BYTES)
-    except OSError as error:
-        raise UnreadableFileError(
-            "unreadable-file",
-            f"cannot be opened ({error.strerror})",
-            "Check its permissions",
-            path=file,
-        ) from error
+    start = _read_start(file)
     is_dicom = start[128:] == b"DICM" or (
-        len(start) == SHORTEST_BYTES and start.startswith(_BARE_STARTS)
+        len(start) == _SHORTEST_BYTES and start.startswith(_BARE_STARTS)
     )
     # By its name it is a slice: to pass over it would silently shorten the scan.
     if not is_dicom and (asked_for or file.suffix.lower() in _DICOM_SUFFIXES):
+        _refuse_empty(file, start)
         raise UnreadableFileError(
             "not-dicom",
             "does not begin as a DICOM file does (no 'DICM' after 128 bytes)",
@@ -109,32 +98,41 @@ def claims_dicom(file: Path, *, asked_for: bool = False) -> bool:
     return is_dicom
 
 
-@contextmanager
-def parsing(file: Path) -> Iterator[None]:
-    """Within it, whatever a damaged header makes the parser raise is a typed error.
+def refuse_stump(file: Path) -> None:
+    """Refuse a file, named as the slices beside it, that is too short to be one, or only zeros.
 
-    What it makes the parser warn of quotes the header, and is dropped.
+    Zeros of the right length are what a copy that broke off leaves.
     """
-    silent = pydicom_logger.disabled
-    pydicom_logger.disabled = True
+    start = _read_start(file)
+    if len(start) == _SHORTEST_BYTES and any(start):
+        return
+    _refuse_empty(file, start)
+    raise UnreadableFileError(
+        "not-dicom",
+        "is cut: it is named as the slices beside it, and has no header",
+        "Copy it again, or remove it if it is no slice",
+        path=file,
+    )
+
+
+def _read_start(file: Path) -> bytes:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except UnreadableFileError:
-        raise
-    except Exception as error:
-        # An attribute is named by the standard; any other message may quote the header.
-        lacking = getattr(error, "name", None) if isinstance(error, AttributeError) else None
+        with file.open("rb") as stream:
+            return stream.read(_SHORTEST_BYTES)
+    except OSError as error:
         raise UnreadableFileError(
-            "bad-header",
-            "its header is cut, damaged or lacks a required value "
-            f"({lacking or type(error).__name__})",
-            "Copy or export it again",
+            "unreadable-file",
+            f"cannot be opened ({error.strerror})",
+            "Check its permissions",
             path=file,
         ) from error
-    finally:
-        pydicom_logger.disabled = silent
+
+
+def _refuse_empty(file: Path, start: bytes) -> None:
+    if not start:
+        raise UnreadableFileError(
+            "empty-file", "is empty", "Copy it again, or remove it if it is no slice", path=file
+        )
 
 
 @cache

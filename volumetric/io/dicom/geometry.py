@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from volumetric.errors import GeometryError
 from volumetric.findings import Finding
+from volumetric.io.dicom.places import (
+    COSINE_TOLERANCE,
+    plane_axes,
+    runs_of_one_place,
+    stated_spacing_mm,
+)
 from volumetric.io.dicom.slices import Slice
 from volumetric.volume import Affine
 
@@ -18,19 +24,7 @@ _Vector = NDArray[np.float64]
 
 # The first two rows flip: DICOM's world is LPS+, ours RAS+.
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# Cosines are often rounded to three or four decimals: 1e-3 is 0.06 degrees.
-_COSINE_TOLERANCE = 1e-3
-# Positions closer than a micrometre are the same place in every scanner's header.
-SAME_PLACE_MM = 1e-3
-
-
-def runs_of_one_place(slices: Sequence[Slice], path: Path) -> list[list[Slice]]:
-    """Slices in the order of their places along the normal, those of one place together."""
-    *_, normal = plane_axes(slices[0], path)
-    along = np.array([one.position for one in slices], dtype=np.float64) @ normal
-    order = np.argsort(along, kind="stable")
-    starts = np.flatnonzero(np.diff(along[order]) >= SAME_PLACE_MM) + 1
-    return [[slices[index] for index in run] for run in np.split(order, starts)]
+_WIDEST_GAP = 1.95  # usual ones: beyond, a slice may be missing, and is not made up
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +38,7 @@ class Stack:
         along_mm: distance of each slice from the first along the normal.
         sideways_mm: (n, 2) shift of each slice from the first down its columns, along its rows.
         fault: why the stack is no regular grid; None if it is one.
+        loss: why it cannot be made one: slices are missing, or so far apart that they may be.
         findings: what a person should know of it all the same.
     """
 
@@ -52,6 +47,7 @@ class Stack:
     along_mm: _Vector
     sideways_mm: _Vector
     fault: GeometryError | None
+    loss: GeometryError | None
     findings: tuple[Finding, ...]
 
 
@@ -72,12 +68,13 @@ def stack_slices(slices: Sequence[Slice], path: Path) -> Stack:
     offsets = positions - positions[0]
     along = offsets @ normal
     sideways = offsets - along[:, None] * normal
-    fault: GeometryError | None = None
+    fault = loss = None
     findings: tuple[Finding, ...] = ()
     if len(slices) == 1:
         step = _stated_spacing(slices[0], path) * normal
     else:
-        fault = _fault(along, sideways, slices, path)
+        loss = _loss(np.diff(along), path)
+        fault = _fault(along, sideways, slices, path, loss)
         step = offsets[-1] / (len(slices) - 1) if fault is None else _usual_gap(along) * normal
         findings = _doubts(slices, float(np.linalg.norm(step)), path)
     affine = np.eye(4)
@@ -86,30 +83,7 @@ def stack_slices(slices: Sequence[Slice], path: Path) -> Stack:
     affine[:3, 2] = row_axis * spacing[1]
     affine[:3, 3] = positions[0]
     in_plane = np.stack([sideways @ column_axis, sideways @ row_axis], axis=1)
-    return Stack(slices, _LPS_TO_RAS @ affine, along, in_plane, fault, findings)
-
-
-def plane_axes(one: Slice, path: Path) -> tuple[_Vector, _Vector, _Vector]:
-    """Unit vectors along a row, down a column, and the normal that completes them, in LPS+.
-
-    Raises:
-        GeometryError: they are not perpendicular.
-    """
-    orientation = np.array(one.orientation, dtype=np.float64)
-    row, column = orientation[:3], orientation[3:]
-    gram = np.array([row @ row, column @ column, row @ column])
-    if np.abs(gram - [1, 1, 0]).max() > 2 * _COSINE_TOLERANCE:
-        raise GeometryError(
-            "non-orthonormal-orientation",
-            f"the axes of its rows and columns, {row.tolist()} and {column.tolist()}, are not "
-            "perpendicular unit vectors",
-            "Repair ImageOrientationPatient or export the series again",
-            path=path,
-        )
-    row = row / np.linalg.norm(row)  # what is left is rounding: Gram-Schmidt takes it out
-    column = column - (column @ row) * row
-    column = column / np.linalg.norm(column)
-    return row, column, np.cross(row, column)
+    return Stack(slices, _LPS_TO_RAS @ affine, along, in_plane, fault, loss, findings)
 
 
 def _stated_spacing(one: Slice, path: Path) -> float:
@@ -125,7 +99,11 @@ def _stated_spacing(one: Slice, path: Path) -> float:
 
 
 def _fault(
-    along: _Vector, shifts: _Vector, slices: Sequence[Slice], path: Path
+    along: _Vector,
+    shifts: _Vector,
+    slices: Sequence[Slice],
+    path: Path,
+    loss: GeometryError | None,
 ) -> GeometryError | None:
     """What keeps slices at distinct places from being an untilted, regular stack.
 
@@ -140,17 +118,24 @@ def _fault(
     sideways = np.linalg.norm(shifts, axis=1)
     line = np.outer(np.arange(len(along)) / len(gaps), shifts[-1])
     astray = np.linalg.norm(shifts - line, axis=1)
-    if (sideways > tolerance + _COSINE_TOLERANCE * along).any() or astray.max() > tolerance:
+    if (sideways > tolerance + COSINE_TOLERANCE * along).any() or astray.max() > tolerance:
         angle = np.degrees(np.arctan2(sideways, along).max())
         return GeometryError(
             "gantry-tilt",
             f"slices shift sideways by up to {sideways.max():.2f} mm ({angle:.1f} degrees), "
             f"{astray.max():.2f} mm off a straight line",
-            "Read it with resample_irregular=True, which moves it onto an untilted grid",
+            "Read it with resample_irregular=True, which moves it onto an untilted grid"
+            if loss is None
+            else "Fetch it again, whole, and untilted: slices are missing, too",
             path=path,
         )
     if np.abs(along - np.arange(len(along)) * mean_gap).max() > tolerance:
-        return _gap_error(gaps, path)
+        return loss or GeometryError(
+            "irregular-spacing",
+            f"slices lie {gaps.min():.3f} to {gaps.max():.3f} mm apart",
+            "Fetch it again, whole, or read it with resample_irregular=True",
+            path=path,
+        )
     if len(gaps) == 1:
         _check_only_gap(float(gaps[0]), tolerance, slices, path)
     return None
@@ -172,41 +157,36 @@ def _usual_gap(along: _Vector) -> float:
 
 
 def _doubts(slices: Sequence[Slice], gap: float, path: Path) -> tuple[Finding, ...]:
-    """Signs that every second slice, or an end of the stack, was lost: positions do not show it."""
-    stated = [abs(one.slice_spacing_mm) for one in slices if one.slice_spacing_mm]
-    numbers = {one.instance_number for one in slices if one.instance_number is not None}
-    doubts = []
-    if stated and abs(float(np.median(stated)) - gap) > 0.05 * gap:
-        said = (
-            f"slices lie {gap:.3f} mm apart, SpacingBetweenSlices says {np.median(stated):.3f} mm"
-        )
-        doubts.append(("stated-spacing-differs", said))
-    if len(numbers) == len(slices) and max(numbers) - min(numbers) >= len(slices):
-        said = f"{len(slices)} slices are numbered {min(numbers)} to {max(numbers)}, with gaps"
-        doubts.append(("instance-number-gap", said))
+    """A sign that every second slice was lost: positions do not show it."""
+    stated = stated_spacing_mm(slices)
+    if stated is None or abs(stated - gap) <= 0.05 * gap:
+        return ()
+    said = f"slices lie {gap:.3f} mm apart, SpacingBetweenSlices says {stated:.3f} mm"
     remedy = "Positions were used; check that the series is whole, e.g. not every second slice"
-    return tuple(Finding(code, "warning", said, remedy, str(path)) for code, said in doubts)
+    return (Finding("stated-spacing-differs", "warning", said, remedy, str(path)),)
 
 
-def _gap_error(gaps: _Vector, path: Path) -> GeometryError:
+def _loss(gaps: _Vector, path: Path) -> GeometryError | None:
+    """Gaps that slices are missing from, or may be: nothing measured can fill them."""
     usual = _usual_gap(np.concatenate([[0.0], np.cumsum(gaps)]))
-    multiples = np.round(gaps / usual)
-    if multiples.min() >= 1 and np.abs(gaps / usual - multiples).max() < 0.05:
-        lost, widest = int((multiples - 1).sum()), int(gaps.argmax())
-        if lost:
-            return GeometryError(
-                "missing-slice",
-                f"{lost} missing: slices {widest + 1} and {widest + 2} of the stack "
-                f"lie {gaps[widest]:.3f} mm apart, most {usual:.3f} mm",
-                "Fetch the series again, whole; resample_irregular=True would fill in what is lost",
-                path=path,
-            )
-    return GeometryError(
-        "irregular-spacing",
-        f"slices lie {gaps.min():.3f} to {gaps.max():.3f} mm apart",
-        "Fetch it again, whole, or read it with resample_irregular=True",
-        path=path,
+    widest, multiples = int(gaps.argmax()), np.round(gaps / usual)
+    place = (
+        f"slices {widest + 1} and {widest + 2} of the stack lie {gaps[widest]:.3f} mm apart, "
+        f"most {usual:.3f} mm"
     )
+    remedy = "Fetch the series again, whole; no resampling can fill in what is lost"
+    if multiples.min() >= 1 and np.abs(gaps / usual - multiples).max() < 0.05:
+        lost = int((multiples - 1).sum())
+        if lost:
+            return GeometryError("missing-slice", f"{lost} missing: {place}", remedy, path=path)
+    elif gaps[widest] > _WIDEST_GAP * usual:
+        return GeometryError(
+            "irregular-spacing",
+            f"slices lie {gaps.min():.3f} to {gaps.max():.3f} mm apart: {place}",
+            remedy,
+            path=path,
+        )
+    return None
 
 
 def _check_only_gap(gap: float, tolerance: float, slices: Sequence[Slice], path: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetric.io.dicom.geometry import runs_of_one_place
 from volumetric.io.dicom.labels import LABELS
+from volumetric.io.dicom.places import runs_of_one_place
 from volumetric.io.dicom.slices import Slice
 
 # Slices of one stack repeat the same rounded numbers; 1e-4 is 0.03 mm across a 300 mm slice.
 _EQUAL_TOLERANCE = 1e-4
+# Where numbers differ so often, no rounding is why: to compare all with all would take for ever.
+_MOST_MERGED = 256
+# What orders the images of one place in time, though each place has times of its own.
+_PHASES = ("NominalCardiacTriggerDelayTime", "TriggerTime")
 _NUMERIC = ("ImageOrientationPatient", "PixelSpacing", "EchoTime", "EffectiveEchoTime")
 
 Group = tuple[str, list[Slice]]
@@ -46,6 +51,47 @@ def group_slices(slices: Sequence[Slice], keyword: str) -> list[Group]:
     return [(f"{keyword}={value}", members) for value, members in groups.items()]
 
 
+def rank_slices(slices: Sequence[Slice], keyword: str, path: Path) -> list[Group]:
+    """Slices by the rank, from 1, of a time among those at one place; none if that is not clear.
+
+    So the phases of a cine whose heart beat otherwise at each place are told apart. It is clear
+    where all places have as many slices, of each a time of its own.
+    """
+    if not all(one.position and one.orientation for one in slices):
+        return []
+    ranks: dict[str, list[Slice]] = {}
+    sizes = set()
+    for run in runs_of_one_place(slices, path):
+        try:
+            times = {float(_facet(one, keyword)): one for one in run}
+        except ValueError:  # not stated
+            return []
+        sizes.add((len(run), len(times)))
+        for rank, time in enumerate(sorted(times), 1):
+            ranks.setdefault(f"{keyword}#{rank}", []).append(times[time])
+    return list(ranks.items()) if sizes == {(len(ranks), len(ranks))} else []
+
+
+def filter_slices(slices: Sequence[Slice], part: str, path: Path) -> list[Slice]:
+    """The group that a part of a choice names: "EchoTime=4.92", "TriggerTime#3"; none if none.
+
+    A number is the same however it is written: "4.920".
+    """
+    if "=" not in part and "#" in part:
+        return dict(rank_slices(slices, part.partition("#")[0], path)).get(part, [])
+    groups = dict(group_slices(slices, part.partition("=")[0]))
+    alike = [key for key in groups if _plain(key) == _plain(part)]
+    return groups.get(part, groups[alike[0]] if len(alike) == 1 else [])
+
+
+def _plain(choice: str) -> tuple[object, ...]:
+    keyword, _, value = choice.partition("=")
+    try:
+        return keyword, *(f"{float(number):.6g}" for number in value.split("\\"))
+    except ValueError:
+        return keyword, value
+
+
 def _merge(values: Sequence[str], keyword: str) -> dict[str, str]:
     """For each text of numbers the first one that equals it but for rounding."""
     merged: dict[str, str] = {}
@@ -57,6 +103,9 @@ def _merge(values: Sequence[str], keyword: str) -> dict[str, str]:
             merged[value] = value
             continue
         alike = rows.setdefault(len(numbers), [])
+        merged[value] = value
+        if len(alike) == _MOST_MERGED:
+            continue
         if alike:
             # Echo times wander by a few microseconds from slice to slice on some scanners.
             scale = 100 * numbers if "EchoTime" in keyword else numbers
@@ -67,7 +116,6 @@ def _merge(values: Sequence[str], keyword: str) -> dict[str, str]:
             if same.any():
                 merged[value] = alike[int(same.argmax())][0]
                 continue
-        merged[value] = value
         alike.append((value, numbers))
     return merged
 
@@ -76,7 +124,8 @@ def split_repeats(slices: Sequence[Slice], path: Path) -> list[Group]:
     """Volumes of which several slices lie in one place; none if nothing repeats or tells apart.
 
     Labels are taken one by one, the likeliest first, as long as they make no more groups than
-    the most slices at one place: so a time that differs in every slice splits nothing.
+    the most slices at one place: so a time that differs in every slice splits nothing. Where
+    they do not suffice, the rank of a time among those of its place may.
     """
     n_repeats = _most_at_one_place(slices, path)
     if n_repeats < 2:
@@ -90,8 +139,19 @@ def split_repeats(slices: Sequence[Slice], path: Path) -> list[Group]:
         ]
         if len(groups) < len(finer) <= n_repeats:
             groups = finer
-    apart = all(_most_at_one_place(members, path) == 1 for _, members in groups)
-    return groups if apart else []
+    for volumes in chain([groups], (_rank_groups(groups, keyword, path) for keyword in _PHASES)):
+        if volumes and all(_most_at_one_place(members, path) == 1 for _, members in volumes):
+            return volumes
+    return []
+
+
+def _rank_groups(groups: Sequence[Group], keyword: str, path: Path) -> list[Group]:
+    ranked = [(key, rank_slices(members, keyword, path)) for key, members in groups]
+    if not all(ranks for _, ranks in ranked):
+        return []
+    return [
+        (f"{key};{rank}".strip(";"), members) for key, ranks in ranked for rank, members in ranks
+    ]
 
 
 def _most_at_one_place(slices: Sequence[Slice], path: Path) -> int:

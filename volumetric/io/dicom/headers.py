@@ -12,8 +12,9 @@ from pydicom import Dataset
 from pydicom.uid import UID
 
 from volumetric.io.dicom.elements import Said, list_macros, read_elements
-from volumetric.io.dicom.files import parsing, read_header, transfer_syntax
+from volumetric.io.dicom.files import read_header, transfer_syntax
 from volumetric.io.dicom.labels import LABELS, dimension_labels, find_labels, read_dimensions
+from volumetric.io.dicom.parsing import parsing
 from volumetric.io.dicom.slices import Encoding, Numbers, Slice
 
 # Nothing that names a person is ever loaded, so nothing of it can reach an error or a log.
@@ -21,6 +22,7 @@ _TAGS: list[str | int] = [
     "BitsAllocated",
     "BitsStored",
     "Columns",
+    "ConcatenationUID",
     "DimensionIndexSequence",
     "FrameOfReferenceUID",
     "HighBit",
@@ -45,6 +47,7 @@ _TAGS: list[str | int] = [
     "RescaleType",
     "Rows",
     "SOPClassUID",
+    "SUVType",
     "SamplesPerPixel",
     "SeriesDescription",
     "SeriesInstanceUID",
@@ -63,6 +66,8 @@ _TAGS += [_N_TILES, _N_TILES_CREATOR]
 # What a refusal may quote. The standard knows no name of more than 64 letters.
 _LONGEST_NAME, _LONGEST_LABEL = 128, 256
 _LARGEST_NUMBER = 1e7  # of mm: ten kilometres
+# JPEG and near-lossless JPEG-LS: of those that may lose, the ones that nobody uses without.
+_LOSSY = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.81"})
 # Pictures that share a series or a folder with a scan, yet are no slices of it.
 _PICTURES = frozenset({"LOCALIZER", "SCREEN SAVE"})
 
@@ -170,7 +175,7 @@ def _slice(
         enhanced=enhanced,
         series_uid=_series(get),
         instance_number=_instance_number(get),
-        part=_part(get("InConcatenationNumber"), get("InConcatenationTotalNumber")),
+        part=_part(get),
         description=str(get("SeriesDescription") or "")[:_LONGEST_NAME],
         study_uid=str(get("StudyInstanceUID") or ""),
         frame_of_reference=str(get("FrameOfReferenceUID") or ""),
@@ -184,7 +189,7 @@ def _slice(
         slice_spacing_mm=_number(get("SpacingBetweenSlices")),
         rescale=_rescale(get("RescaleSlope"), get("RescaleIntercept")),
         has_lut=get("ModalityLUTSequence") is not None,
-        lossy=str(get("LossyImageCompression") or "") == "01",
+        lossy=str(get("LossyImageCompression") or "") == "01" or encoding.transfer_syntax in _LOSSY,
         unit=_unit(get),
         padding=_padding(get("PixelPaddingValue"), get("PixelPaddingRangeLimit"), encoding),
         labels=find_labels(get, image_type),
@@ -215,11 +220,15 @@ def _series(get: Callable[[str], Any]) -> str:
 
 
 def _unit(get: Callable[[str], Any]) -> str:
-    """RescaleType or Units, of which PET writes only the second with care."""
+    """RescaleType or Units, of which PET writes only the second with care; "GML (LBM)" by SUVType.
+
+    An SUV by anything but body weight is another quantity in the same unit.
+    """
     first, second = (
         ("Units", "RescaleType") if get("Modality") == "PT" else ("RescaleType", "Units")
     )
-    return str(get(first) or get(second) or "")
+    unit, kind = str(get(first) or get(second) or ""), str(get("SUVType") or "BW")
+    return f"{unit} ({kind})" if unit == "GML" and kind != "BW" else unit
 
 
 def _instance_number(get: Callable[[str], Any]) -> int | None:
@@ -227,8 +236,12 @@ def _instance_number(get: Callable[[str], Any]) -> int | None:
     return int(number) if isinstance(number, int) else None
 
 
-def _part(number: Any, total: Any) -> tuple[int, int] | None:
-    return (int(number), int(total)) if number is not None and total is not None else None
+def _part(get: Callable[[str], Any]) -> tuple[str, int, int | None] | None:
+    number, total = get("InConcatenationNumber"), get("InConcatenationTotalNumber")
+    if number is None:
+        return None
+    uid = str(get("ConcatenationUID") or "")
+    return uid, int(number), None if total is None else int(total)
 
 
 def _values(value: Any) -> tuple[str, ...]:
@@ -246,7 +259,11 @@ def _numbers(value: Any, count: int) -> Numbers | None:
 
 
 def _number(value: Any) -> float | None:
-    numbers = _numbers(value, 1)
+    """A number that proves nothing: one that is malformed, or several, count as not stated."""
+    try:
+        numbers = _numbers(value, 1)
+    except (TypeError, ValueError):
+        return None
     return numbers[0] if numbers else None
 
 
@@ -267,11 +284,14 @@ def _float(number: Any) -> float:
 
 
 def _padding(value: Any, limit: Any, encoding: Encoding) -> tuple[int, int] | None:
-    """The range of stored values that mean nothing; many files write signed ones as unsigned."""
+    """The range of stored values that mean nothing; many files write signed ones as unsigned.
+
+    Its ends lose the bits that are not stored, as the pixels do.
+    """
     if not isinstance(value, int):
         return None
-    size = 1 << encoding.bits[0]
-    ends = [value, limit if isinstance(limit, int) else value]
+    size = 1 << min(encoding.bits[:2])
+    ends = [end % size for end in (value, limit if isinstance(limit, int) else value)]
     if encoding.signed:
         ends = [end - size if end >= size // 2 else end for end in ends]
     return min(ends), max(ends)

@@ -76,9 +76,14 @@ def find_labels(get: Callable[[str], Any], image_type: tuple[str, ...]) -> dict[
 
 
 def read_dimensions(dataset: Dataset) -> list[str]:
-    """What each dimension index counts, by keyword."""
-    pointers = [item.DimensionIndexPointer for item in dataset.get("DimensionIndexSequence") or []]
-    return [keyword_for_tag(pointer) or str(pointer) for pointer in pointers]
+    """What each dimension index counts, by keyword; "Dimension2" where the second does not say."""
+    pointers = [
+        item.get("DimensionIndexPointer") for item in dataset.get("DimensionIndexSequence") or []
+    ]
+    return [
+        f"Dimension{number}" if pointer is None else keyword_for_tag(pointer) or str(pointer)
+        for number, pointer in enumerate(pointers, 1)
+    ]
 
 
 def dimension_labels(

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from volumetric.errors import GeometryError, IntensityError, UnsupportedError
 from volumetric.findings import Finding
-from volumetric.io.dicom.geometry import SAME_PLACE_MM, Stack, runs_of_one_place, stack_slices
+from volumetric.io.dicom.folder import find_series
+from volumetric.io.dicom.geometry import Stack, stack_slices
 from volumetric.io.dicom.pet import suv_factor
 from volumetric.io.dicom.pixels import check_encoding, read_stored
+from volumetric.io.dicom.places import runs_of_one_place, same_place_mm
 from volumetric.io.dicom.regular import regularise
-from volumetric.io.dicom.series import choose_volume, find_series
+from volumetric.io.dicom.series import choose_volume
 from volumetric.io.dicom.slices import Slice
 from volumetric.io.dicom.values import describe_values, rescale
 from volumetric.volume import About, Volume
@@ -30,16 +32,16 @@ _LARGEST_RESCALE = 1e15
 
 
 def read_dicom(
-    path: Path, *, series_uid: str | None = None, resample_irregular: bool = False
+    path: Path | Sequence[Path], *, series_uid: str | None = None, resample_irregular: bool = False
 ) -> Volume:
-    """The scan in a DICOM file, or in a folder that holds the slices of one series.
+    """The scan in a DICOM file, in several, or in a folder that holds the slices of one series.
 
     Returns a Volume (1, D, H, W): D along the normal of the slices, H down the rows, W along
     the columns; affine to mm in RAS+ (PS3.3 C.7.6.2.1.1). Values are rescaled: int16 where the
     slope is 1 and the intercept whole (int32 or int64 where they do not fit), else float32.
     `series_uid` chooses one volume where there are several: a SeriesInstanceUID, or one of the
     choices that the refusal lists. `resample_irregular` moves a tilted or irregular stack onto
-    a regular grid, in float32, and says so among the findings.
+    a regular grid, in float32, and says so among the findings; missing slices it fills in never.
 
     Raises:
         UnreadableFileError: missing, damaged, or without any image series.
@@ -48,17 +50,19 @@ def read_dicom(
         GeometryError: the slices do not form one regular, complete, untilted stack.
         IntensityError: a rescale slope or intercept that no scanner writes.
     """
-    slices, findings = choose_volume(path, find_series(path), series_uid)
+    files = None if isinstance(path, Path) else list(dict.fromkeys(path))
+    path = path if isinstance(path, Path) else path[0].parent
+    slices, findings = choose_volume(path, find_series(path, files), series_uid)
     for one in slices:
         _check_values(one)
     for one in {one.path: one for one in slices}.values():
         check_encoding(one)
     slices, copies = _drop_copies(slices, path)
     stack = stack_slices(slices, path)
-    if stack.fault is not None and not resample_irregular:
-        raise stack.fault
+    if stack.fault is not None and (stack.loss is not None or not resample_irregular):
+        raise stack.loss if stack.loss is not None and resample_irregular else stack.fault
     voxels = rescale(read_stored(stack.slices), stack.slices)
-    about = describe_values(stack.slices)
+    about = describe_values(stack.slices, path)
     volume = _assemble(voxels, stack, path, about)
     notes = (*findings, *copies, *stack.findings, *volume.about.findings)
     for note in notes:
@@ -107,18 +111,21 @@ def _drop_copies(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], list
     copies = [(first, other) for first, *others in runs for other in others]
     if not copies:
         return list(slices), []
-    twins = read_stored([one for pair in copies for one in pair])
-    for (first, other), one, two in zip(copies, twins[::2], twins[1::2], strict=True):
-        apart_mm = np.abs(np.subtract(first.position or (), other.position or ())).max()
-        same = apart_mm < SAME_PLACE_MM and first.rescale == other.rescale
-        if not same or not np.array_equal(one, two):
-            raise GeometryError(
-                "duplicate-position",
-                f"{len(copies)} of {len(slices)} slices lie where another one does, with other "
-                f"pixels: {first.path.name} and {other.path.name}",
-                "Keep one of each; if it is 4-D (times, echoes, b-values), export each as a series",
-                path=path,
-            )
+    near = same_place_mm(slices)
+    unlike = [pair for pair in copies if not _is_one_place(*pair, near)]
+    if not unlike:  # only then are pixels worth reading
+        twins = read_stored([one for pair in copies for one in pair])
+        equal = [np.array_equal(*pair) for pair in zip(twins[::2], twins[1::2], strict=True)]
+        unlike = [pair for pair, same in zip(copies, equal, strict=True) if not same]
+    if unlike:
+        first, other = unlike[0]
+        raise GeometryError(
+            "duplicate-position",
+            f"{len(copies)} of {len(slices)} slices lie where another one does, or all but; they "
+            f"are not the same: {first.path.name} and {other.path.name}",
+            "Keep one of each; if it is 4-D (times, echoes, b-values), export each as a series",
+            path=path,
+        )
     return [run[0] for run in runs], [
         Finding(
             "duplicate-slice",
@@ -128,6 +135,11 @@ def _drop_copies(slices: Sequence[Slice], path: Path) -> tuple[list[Slice], list
             str(path),
         )
     ]
+
+
+def _is_one_place(first: Slice, other: Slice, near: float) -> bool:
+    apart_mm = np.abs(np.subtract(first.position or (), other.position or ())).max()
+    return bool(apart_mm < near) and first.rescale == other.rescale
 
 
 def _assemble(voxels: NDArray[Any], stack: Stack, path: Path, about: About) -> Volume:

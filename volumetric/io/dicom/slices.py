@@ -48,7 +48,7 @@ class Slice:
         enhanced: whether functional groups of its own place the frame in its file.
         series_uid: SeriesInstanceUID; if absent, what else names the series; "" if nothing.
         instance_number: InstanceNumber; it orders nothing, but a gap in it tells of a loss.
-        part: (number, total) of the files that one enhanced object was cut into.
+        part: (UID, number, total or None) of the files that one enhanced object was cut into.
         description: SeriesDescription, "" if absent.
         study_uid: StudyInstanceUID, "" if absent.
         frame_of_reference: FrameOfReferenceUID, "" if absent.
@@ -63,7 +63,7 @@ class Slice:
         rescale: (slope, intercept) from stored to output values; None if neither is there.
         has_lut: whether a table, not a slope, gives the output values.
         lossy: whether the pixels were once compressed with loss.
-        unit: RescaleType or Units, "" if absent.
+        unit: RescaleType or Units, "" if absent; of an SUV not by body weight with its kind.
         padding: PixelPaddingValue and PixelPaddingRangeLimit (the value again if absent), stored.
         labels: what may tell this image from another at the same place, keyword to value:
             echo, time point, b-value, …
@@ -75,7 +75,7 @@ class Slice:
     enhanced: bool
     series_uid: str
     instance_number: int | None
-    part: tuple[int, int] | None
+    part: tuple[str, int, int | None] | None
     description: str
     study_uid: str
     frame_of_reference: str

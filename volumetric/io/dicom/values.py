@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,21 +77,36 @@ def _whole_dtype(ranges: Sequence[tuple[int, int]]) -> np.dtype[np.generic]:
     return np.dtype(np.int64)
 
 
-def describe_values(slices: Sequence[Slice]) -> About:
-    """Modality, unit and padding of the slices of one volume."""
-    first = slices[0]
-    lossy = Finding(
-        "lossy",
-        "note",
-        "was once compressed with loss",
-        "Small detail may be gone: compare with the original if it matters",
-        str(first.path),
-    )
+def describe_values(slices: Sequence[Slice], path: Path) -> About:
+    """Modality, unit and padding of the slices of one volume, and what is doubtful of them."""
+    first, notes = slices[0], []
+    padding = _padding(slices)
+    rescales = Counter(one.rescale for one in slices)
+    (_, n_usual), *others = rescales.most_common()
+    if first.modality == "CT" and others:
+        said = (
+            f"{len(slices) - n_usual} of {len(slices)} slices of this CT have another rescale "
+            f"slope or intercept than the others"
+        )
+        remedy = "Look at them: where their values jump, these were edited"
+        notes.append(Finding("rescale-varies", "warning", said, remedy, str(path)))
+    if padding is None and any(one.padding is not None for one in slices):
+        said = "slices state different padding values, or some none: no value counts as padding"
+        remedy = "Mask what lies outside the scanned circle, or its values count as measured"
+        notes.append(Finding("padding-varies", "warning", said, remedy, str(path)))
+    if first.unit.startswith("GML ("):
+        said = f"SUV is not by body weight: {first.unit}"
+        remedy = "Do not compare its values with SUV by body weight"
+        notes.append(Finding("no-suv", "note", said, remedy, str(path)))
+    if any(one.lossy for one in slices):
+        said = "was once compressed with loss"
+        remedy = "Small detail may be gone: compare with the original if it matters"
+        notes.append(Finding("lossy", "note", said, remedy, str(first.path)))
     return About(
         modality=first.modality or None,
         unit=_unit(first),
-        padding=_padding(slices),
-        findings=(lossy,) if any(one.lossy for one in slices) else (),
+        padding=padding,
+        findings=tuple(notes),
     )
 
 
