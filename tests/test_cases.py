@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from pipeline.manifest import find_manifest, load_cases, load_data_set
-from volumetric.cases import Case, group_folds, read_cases, write_cases
+from volumetric.cases import Case, group_folds, read_cases, read_rows, write_cases
 from volumetric.errors import ManifestError, UnreadableFileError
 
 
@@ -42,6 +42,9 @@ def test_defaults(tmp_path: Path) -> None:
         ("id,image,colour\na,a.nii,red\n", "bad-columns"),
         ("id,image\na,\n", "bad-row"),
         ("id,image\na,a.nii,more\n", "bad-row"),
+        ("id,subject,image,mask\na,i/a.nii,m/a.nii\n", "bad-row"),
+        ("id,image,mask\na,i/a.nii\n", "bad-row"),
+        ("id,image\na\n", "bad-row"),
         ("id,image\na,a.nii\na,b.nii\n", "duplicate-id"),
         ("id,image\n../a,a.nii\n", "unsafe-id"),
         ("id,image\na,../../etc/passwd\n", "path-outside-root"),
@@ -58,6 +61,14 @@ def test_refuses_a_bad_manifest(tmp_path: Path, text: str, code: str) -> None:
         read_cases(_write(tmp_path, text), root=tmp_path)
     assert caught.value.code == code
     assert "cases.csv" in str(caught.value)
+
+
+def test_says_whether_cells_are_too_many_or_too_few(tmp_path: Path) -> None:
+    path = _write(tmp_path, "id,image,mask\na,a.nii,,m.nii\nb,b.nii\n\nc,c.nii,\n")
+    cases, refused = read_rows(path, root=tmp_path)
+    assert [case.id for case in cases] == ["c"]
+    assert cases[0].mask is None
+    assert [error.reason for error in refused] == ["has cells too many", "has cells too few"]
 
 
 @pytest.mark.parametrize(

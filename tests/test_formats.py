@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.strategies import affines, world
+from tests.strategies import SIGNED_ORDERS, affines, world
 from volumetric import VolumetricError, read_volume
 from volumetric.errors import printable
 from volumetric.volume import Volume
@@ -199,6 +199,9 @@ PLACED = np.array([[0, 0, -1.5, -10], [0, -2, 0, -20], [3, 0, 0, 30], [0, 0, 0, 
         ({"type": "signed short int", "content": "a: b", "modality:=CT": "x"}, (1, 1, 1)),
         ({"byte skip": "0"}, (1, 1, 1)),
         ({"byte skip": "-1"}, (1, 1, 1)),
+        ({"measurement frame": "(1,0,0) (0,1,0) (0,0,1)"}, (1, 1, 1)),
+        ({"spacings": "nan NaN NAN", "units": '"" "" ""'}, (1, 1, 1)),
+        ({"thicknesses": "3 3 3", "axis mins": "nan nan nan"}, (1, 1, 1)),
         (
             {
                 "dimension": "4",
@@ -254,6 +257,16 @@ def test_spaces_of_nrrd(
         ({"space origin": "none"}, "no-orientation"),
         ({"space origin": "(1,2)"}, "no-orientation"),
         ({"space units": '"um" "um" "um"'}, "odd-units"),
+        ({"space units": "um um um"}, "bad-header"),
+        ({"space units": '"mm" "mm"'}, "bad-header"),
+        ({"units": '"um" "um" "um"'}, "odd-units"),
+        ({"units": '"mm" "mm" "cm"'}, "odd-units"),
+        ({"units": "mm mm mm"}, "bad-header"),
+        ({"spacings": "9 9 9"}, "spacings-conflict"),
+        ({"spacings": "nan nan 3.1"}, "spacings-conflict"),
+        ({"spacings": "1.5 2 -3"}, "spacings-conflict"),
+        ({"spacings": "1.5 2"}, "bad-header"),
+        ({"spacings": "1.5 2 x"}, "bad-affine"),
         ({"kinds": "domain domain time"}, "bad-header"),
         ({"kinds": "domain domain"}, "bad-header"),
         ({"encoding": "bzip2"}, "encoding"),
@@ -272,6 +285,34 @@ def test_spaces_of_nrrd(
                 "kinds": None,
             },
             "four-dimensional",
+        ),
+        # As other writers have them: directions of four numbers, or none at all.
+        (
+            {
+                "dimension": "4",
+                "space": "left-posterior-superior-time",
+                "sizes": "2 3 2 2",
+                "space directions": "(1,0,0,0) (0,1,0,0) (0,0,1,0) (0,0,0,1)",
+                "space origin": "(0,0,0,0)",
+                "kinds": None,
+            },
+            "four-dimensional",
+        ),
+        (
+            {"dimension": "4", "sizes": "2 3 2 2", "space": None, "space directions": None},
+            "four-dimensional",
+        ),
+        (
+            {
+                "dimension": "2",
+                "sizes": "4 6",
+                "space": None,
+                "space dimension": "2",
+                "space directions": "(1,0) (0,1)",
+                "space origin": "(0,0)",
+                "kinds": "domain domain",
+            },
+            "two-dimensional",
         ),
     ],
 )
@@ -364,7 +405,7 @@ def test_spellings_of_metaimage(
     ("changes", "code"),
     [
         ({"NDims": "2"}, "bad-header"),
-        ({"NDims": "2", "DimSize": "4 6"}, "no-orientation"),
+        ({"NDims": "2", "DimSize": "4 6"}, "two-dimensional"),
         ({"NDims": "4", "DimSize": "2 3 2 2"}, "four-dimensional"),
         ({"NDims": None}, "bad-header"),
         ({"DimSize": "2 3 0"}, "bad-dimensions"),
@@ -380,7 +421,7 @@ def test_spellings_of_metaimage(
         ({"BinaryDataByteOrderMSB": "Perhaps"}, "bad-header"),
         ({"BinaryData": "False"}, "encoding"),
         ({"CompressedData": "True"}, "damaged-compression"),
-        ({"CompressedData": "True", "CompressedDataSize": "47"}, "bad-header"),
+        ({"CompressedData": "True", "CompressedDataSize": "46"}, "bad-header"),
         ({"TransformMatrix": None}, "no-orientation"),
         ({"Offset": None}, "no-orientation"),
         ({"ElementSpacing": None}, "no-orientation"),
@@ -424,6 +465,96 @@ def test_compressed_voxels_are_verified_to_their_end(tmp_path: Path) -> None:
     assert refused(mha(tmp_path / "a.mha", sound, data=bytes(packed))) == "damaged-compression"
 
 
+def test_zeros_behind_compressed_voxels_fill_up_a_block(tmp_path: Path) -> None:
+    packed = zlib.compress(np.arange(24, dtype="<i2").tobytes())
+    sound = {"CompressedData": "True", "CompressedDataSize": str(len(packed))}
+    path = mha(tmp_path / "a.mha", sound, data=packed + bytes(9))
+    check_against_itk(path, read_volume(path), "int16")
+    for behind in (b"\0x", bytes(5000)):
+        assert refused(mha(tmp_path / "b.mha", sound, data=packed + behind)) == "bad-header"
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(
+    ("header", "behind", "code"),
+    [
+        ("0", 0, None),
+        ("-1", 0, None),
+        ("end", 0, None),
+        ("gap", 6, None),  # as ITK, counted from the start of the file
+        ("inside", 0, "bad-header"),
+        ("-2", 0, "bad-header"),
+        ("1 2", 0, "bad-header"),
+        ("gap", 0, "truncated-file"),
+        ("999999999999", 0, "truncated-file"),
+    ],
+)
+def test_voxels_begin_behind_their_own_header_where_it_says(
+    tmp_path: Path, compressed: bool, header: str, behind: int, code: str | None
+) -> None:
+    data = np.arange(24, dtype="<i2").tobytes()
+    data = zlib.compress(data) if compressed else data
+    fields = {"CompressedData": str(compressed), "CompressedDataSize": str(len(data))}
+    fields["HeaderSize"] = "000"
+    end = len(mha(tmp_path / "a.mha", fields, data=b"").read_bytes())
+    sizes = {"end": end, "gap": end + 6, "inside": end - 4}
+    fields["HeaderSize"] = f"{sizes[header]:03}" if header in sizes else header
+    path = mha(tmp_path / "a.mha", fields, data=b"unseen"[:behind] + data)
+    if code:
+        assert refused(path) == ("bad-header" if compressed else code)
+    elif compressed and header == "-1":  # which ITK reads garbage of
+        assert read_volume(path).data.flatten().tolist() == list(range(24))
+    else:
+        check_against_itk(path, read_volume(path), "int16")
+
+
+@pytest.mark.parametrize(
+    ("stated", "matrix", "is_told"),
+    [
+        ("RAI", "1 0 0 0 1 0 0 0 1", False),
+        ("rai", "1 0 0 0 1 0 0 0 1", False),
+        ("LAI", "1 0 0 0 1 0 0 0 1", True),
+        ("LPS", "1 0 0 0 1 0 0 0 1", True),
+        ("RAS", "1 0 0 0 1 0 0 0 1", True),
+        ("ARI", "1 0 0 0 1 0 0 0 1", True),
+        ("ARI", "0 1 0 1 0 0 0 0 1", False),
+        ("RAI", "0.8 0.6 0 -0.6 0.8 0 0 0 1", False),
+        ("PRI", "0.6 0.8 0 -0.8 0.6 0 0 0 1", True),
+        ("???", "1 0 0 0 1 0 0 0 1", False),
+        ("RR", "1 0 0 0 1 0 0 0 1", False),
+    ],
+)
+def test_letters_of_metaimage_that_contradict_its_matrix_are_told(
+    tmp_path: Path, stated: str, matrix: str, is_told: bool
+) -> None:
+    fields = {"AnatomicalOrientation": stated, "TransformMatrix": matrix}
+    path = mha(tmp_path / "a.mha", fields)
+    volume = read_volume(path)
+    found = [(one.code, one.severity) for one in volume.about.findings]
+    assert found == [("stated-orientation-differs", "warning")] * is_told
+    check_against_itk(path, volume, "int16")
+
+
+@pytest.mark.parametrize(("order", "signs"), SIGNED_ORDERS)
+def test_letters_that_itk_writes_agree(
+    tmp_path: Path, order: tuple[int, ...], signs: tuple[int, ...]
+) -> None:
+    image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8))
+    image.SetDirection((np.eye(3)[:, order] * signs).ravel().tolist())
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    letters = image_letters(tmp_path / "a.mha")
+    assert read_volume(tmp_path / "a.mha").about.findings == ()
+    flipped = letters.translate(str.maketrans("LRPAIS", "RLAPSI"))
+    content = (tmp_path / "a.mha").read_bytes().replace(letters.encode(), flipped.encode(), 1)
+    (tmp_path / "a.mha").write_bytes(content)
+    assert len(read_volume(tmp_path / "a.mha").about.findings) == 1
+
+
+def image_letters(path: Path) -> str:
+    (line,) = [one for one in path.read_bytes().split(b"\n") if one.startswith(b"Anatomical")]
+    return line.decode().removeprefix("AnatomicalOrientation = ")
+
+
 # Voxels in a second file
 
 
@@ -446,7 +577,11 @@ def test_voxels_behind_another_header(
 
 
 @pytest.mark.parametrize(
-    "name", ["../b.raw", "/b.raw", "sub/b.raw", "..", ".", "sub\\b.raw", "./b.raw", "LIST", "b%d"]
+    "name",
+    [
+        *("../b.raw", "/b.raw", "sub/b.raw", "..", ".", "sub\\b.raw", "LIST", "b%d"),
+        *("./../b.raw", ".//b.raw", "./", "././b.raw"),
+    ],
 )
 @pytest.mark.parametrize("suffix", [".nhdr", ".mhd"])
 def test_voxels_lie_in_one_file_in_the_same_folder(tmp_path: Path, suffix: str, name: str) -> None:
@@ -454,7 +589,8 @@ def test_voxels_lie_in_one_file_in_the_same_folder(tmp_path: Path, suffix: str, 
     for place in (tmp_path, folder, folder / "sub"):
         place.mkdir(exist_ok=True)
         (place / "b.raw").write_bytes(np.arange(24, dtype="<i2").tobytes())
-    for stated, code in [("b.raw", None), (name, ("path-outside-folder", "several-files"))]:
+    wrong = ("path-outside-folder", "several-files")
+    for stated, code in [("b.raw", None), ("./b.raw", None), (name, wrong)]:
         if suffix == ".nhdr":
             path = nrrd(folder / "a.nhdr", {"data file": stated}, data=b"")
         else:
@@ -462,7 +598,7 @@ def test_voxels_lie_in_one_file_in_the_same_folder(tmp_path: Path, suffix: str, 
         if code:
             assert refused(path) in code
         else:
-            assert read_volume(path).data.flatten().tolist() == list(range(24))
+            check_against_itk(path, read_volume(path), "int16")
 
 
 def test_a_header_without_end_is_not_read_on_and_on(tmp_path: Path) -> None:

@@ -382,16 +382,16 @@ def test_a_pair_needs_both_of_its_files_and_its_magic(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_axes", [1, 2])
-def test_missing_axes_have_one_voxel(tmp_path: Path, n_axes: int) -> None:
-    header = fields(dim__0=n_axes)
-    n_voxels = 6 if n_axes == 2 else 2
-    volume = read_volume(save_raw(tmp_path / "a.nii", header, 2 * n_voxels))
-    assert volume.shape == (1, 3 if n_axes == 2 else 1, 2)
-    assert volume.data.flatten().tolist() == list(range(n_voxels))
-    assert np.array_equal(volume.affine, SFORM[:, [2, 1, 0, 3]])
-    # A flat image without a slice thickness has no third axis to place it by.
-    flat = fields(dim__0=2, sform_code=0, pixdim__3=0)
-    assert refused(save_raw(tmp_path / "b.nii", flat, 12)) == "bad-pixdim"
+def test_a_third_axis_is_never_invented(tmp_path: Path, n_axes: int) -> None:
+    n_bytes = 12 if n_axes == 2 else 4
+    path = save_raw(tmp_path / "a.nii", fields(dim__0=n_axes), n_bytes)
+    assert refused(path) == "two-dimensional"
+    single = fields(dim__3=1)  # one slice whose thickness is stated is another thing
+    volume = read_volume(save_raw(tmp_path / "b.nii", single, 12))
+    assert (volume.shape, volume.spacing) == ((1, 3, 2), (3, 2, 1.5))
+    # Without a thickness there is no third axis to place it by.
+    flat = fields(dim__3=1, sform_code=0, pixdim__3=0)
+    assert refused(save_raw(tmp_path / "c.nii", flat, 12)) == "bad-pixdim"
 
 
 @pytest.mark.parametrize(
@@ -596,3 +596,65 @@ def test_writing_where_one_cannot(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError):
         write_volume(Volume(torch.zeros(2, 2, 2, 2), np.eye(4)), tmp_path / "a.nii.gz")
     assert not (tmp_path / "a.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["a.hdr", "a.img", "a.nrrd", "a.mha", "a.dcm", "a", "a.mgz", "a.nii.bz2", "nii.gz"]
+)
+def test_only_nifti_is_written_and_nothing_else_touched(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("kept")
+    with pytest.raises(UnsupportedError, match="unknown-format"):
+        write_volume(Volume(torch.zeros(1, 2, 2, 2), np.eye(4)), tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "kept"
+    with pytest.raises(UnsupportedError, match="unknown-format"):
+        write_volume(Volume(torch.zeros(1, 2, 2, 2), np.eye(4)), tmp_path / "new" / name)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "A.NII", "A.NII.GZ", "a.b.nii.gz"])
+def test_every_spelling_that_is_written_is_read(tmp_path: Path, name: str) -> None:
+    volume = Volume(torch.arange(24, dtype=torch.int16).reshape(1, 2, 3, 4), np.eye(4))
+    write_volume(volume, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert torch.equal(read_volume(tmp_path / name).data, volume.data)
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").mkdir()  # in the way of the last step
+    with pytest.raises(OutputError, match="unwritable"):
+        write_volume(Volume(torch.zeros(1, 2, 2, 2), np.eye(4)), tmp_path / "a.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+    with pytest.raises(UnsupportedError, match="voxel-type"):
+        write_volume(Volume(torch.zeros(1, 2, 2, 2) + 1j, np.eye(4)), tmp_path / "b.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_written_wider(tmp_path: Path, dtype: torch.dtype) -> None:
+    volume = Volume(torch.arange(8).reshape(1, 2, 2, 2).to(dtype) / 4, np.eye(4))
+    write_volume(volume, tmp_path / "a.nii")
+    assert torch.equal(read_volume(tmp_path / "a.nii").data, volume.data.to(torch.float32))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x03\x04" + bytes(800), "is a zip archive, .*Unpack it"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(800), "is a 7z archive, .*Unpack it"),
+        (b"%PDF-1.7\n" + bytes(800), "is a PDF"),
+        (b"\n <!DOCTYPE html>\n<html>" + b" " * 800, "is a web page.*Download it again"),
+        (b"<html><head>", "is a web page"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii", "a.mha", "a.nrrd", "a.mgz"])
+def test_says_what_came_in_place_of_a_volume(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    for stored in (content, gzip.compress(content)):
+        if name.endswith(("mha", "nrrd")) and stored is not content:
+            continue
+        (tmp_path / name).write_bytes(stored)
+        with pytest.raises(UnreadableFileError, match=said) as caught:
+            read_volume(tmp_path / name)
+        assert caught.value.code == "other-format"

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from tests.strategies import SIGNED_ORDERS, affines, volumes, world
 from volumetric.errors import IntensityError
 from volumetric.preprocess import (
     crop,
+    fill_padding,
     foreground_box,
     labels_on_grid,
     measured,
@@ -129,6 +131,75 @@ def test_coarser_grids_do_not_alias() -> None:
     assert (found[:, 2:-2] - 0.5).abs().max() < 0.02
 
 
+def turned(spacing: tuple[float, float, float], turn: float, shape: tuple[int, int, int]) -> Volume:
+    """An empty grid about the origin, turned by so many radians about two axes."""
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_rotvec([turn, turn, 0]).as_matrix() * spacing
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(shape) - 1) / 2
+    return Volume(torch.zeros(1, *shape), affine)
+
+
+@pytest.mark.parametrize("turn", [0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.1, 0.7])
+@pytest.mark.parametrize(("spacing", "most"), [((4, 4, 4), 0.11), ((6, 1, 1), 0.45)])
+def test_noise_on_a_coarser_grid_is_averaged_however_it_is_turned(
+    turn: float, spacing: tuple[float, float, float], most: float
+) -> None:
+    grid = turned(spacing, turn, tuple(int(36 / step) for step in spacing))
+    noise = torch.randn(1, 60, 60, 60, generator=torch.Generator().manual_seed(0))
+    source = Volume(noise, turned((1, 1, 1), 0, (60, 60, 60)).affine)
+    found = resample_like(source, grid).data
+    assert 0.3 * most < found.std().item() < most
+
+
+@settings(max_examples=25)
+@given(affines(), st.tuples(*[st.floats(0.5, 4.0)] * 3), st.integers(0, 99))
+def test_oblique_resampling_keeps_a_linear_field_and_what_is_outside(
+    affine: np.ndarray, spacing: tuple[float, float, float], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape, normal = (20, 17, 18), np.array([0.3, -0.5, 0.2])
+    source = Volume(torch.ones(1, *shape), affine)
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+    field = (world(source, index.reshape(-1, 3)) @ normal).reshape(1, *shape)
+    other = turned(spacing, 0.3, (9, 8, 7)).affine.copy()
+    other[:3, :3] *= np.array(source.spacing).min()
+    other[:3, 3] += world(source, rng.uniform(0, shape)) - other[:3, 3]
+    grid = Volume(torch.zeros(1, 9, 8, 7), other)
+    found = resample_like(replace(source, data=torch.from_numpy(field)), grid).data[0].numpy()
+    ones = resample_like(source, grid).data[0].numpy()
+    at = np.stack(np.meshgrid(*(np.arange(n) for n in (9, 8, 7)), indexing="ij"), -1)
+    place = world(grid, at.reshape(-1, 3)).reshape(*at.shape)
+    inverse = np.linalg.inv(affine)
+    old = place @ inverse[:3, :3].T + inverse[:3, 3]
+    ends = np.array(shape) - 0.5
+    outside = ((old < -0.51) | (old > ends + 0.01)).any(-1)
+    inside = ((old > -0.49) & (old < ends - 0.01)).all(-1)
+    assert (found[outside] == 0).all()
+    assert np.abs(ones[inside] - 1).max(initial=0) < 1e-4
+    reach = 1 + 2.1 * np.abs(np.linalg.inv(affine)[:3, :3] @ other[:3, :3]).sum(1)
+    well = ((old >= reach) & (old <= np.array(shape) - 1 - reach)).all(-1)
+    scale = np.abs(field).max() + 1
+    assert np.abs(found - place @ normal)[well].max(initial=0) < 1e-4 * scale
+
+
+def test_a_far_larger_grid_costs_no_more_than_what_it_meets() -> None:
+    source = Volume(torch.ones(1, 20, 20, 20), np.diag([0.1, 0.1, 0.1, 1]))
+    found = resample_like(source, turned((1, 1, 1), 0.2, (150, 150, 150))).data
+    assert found.shape == (1, 150, 150, 150)
+    assert 1 <= (found > 0).sum() <= 27
+
+
+def test_a_turn_that_moves_no_voxel_is_none() -> None:
+    """Directions printed with seven digits differ by as much; the grids are still the same."""
+    volume = Volume(torch.arange(4096, dtype=torch.int16).reshape(1, 16, 16, 16), np.eye(4))
+    for turn, exact in [(1e-6, True), (1e-4, True), (5e-3, False)]:
+        affine = np.eye(4)
+        affine[:3, :3] = Rotation.from_rotvec([turn, 0, 0]).as_matrix()
+        found = resample_like(volume, Volume(torch.zeros(1, 16, 16, 16), affine)).data
+        assert torch.equal(found, volume.data) == exact
+        assert (found.dtype == torch.int16) == exact
+
+
 @given(volumes(oblique=False), st.tuples(*[st.floats(0.3, 3.0)] * 3), affines())
 def test_labels_never_gain_a_value(
     volume: Volume, spacing: tuple[float, float, float], other: np.ndarray
@@ -160,7 +231,7 @@ def test_oblique_grids_agree_with_simpleitk(labels: bool) -> None:
     affine = np.eye(4)
     affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     source = Volume(data, affine @ np.diag([1.0, 1.2, 0.9, 1.0]))
-    grid = Volume(torch.zeros(1, 15, 22, 19), np.diag([1.3, 0.8, 1.0, 1.0]))
+    grid = Volume(torch.zeros(1, 17, 22, 19), np.diag([0.99, 0.8, 0.9, 1.0]))
     method = sitk.sitkNearestNeighbor if labels else sitk.sitkLinear
     oracle = sitk.Resample(
         _to_sitk(source), _to_sitk(grid), sitk.Transform(), method, 0.0, sitk.sitkFloat32
@@ -289,7 +360,46 @@ def test_suv_is_activity_times_its_factor_or_refused() -> None:
     volume = replace(with_padding(-1), about=about)
     suv = to_suv(volume)
     torch.testing.assert_close(suv.data, volume.data * 0.002)
-    assert (suv.about.unit, suv.about.padding) == ("SUV", (-0.002, -0.002))
+    assert suv.about.unit == "SUV"
+    assert suv.about.padding == pytest.approx((-0.002, -0.002))
     assert to_suv(suv) is suv
     with pytest.raises(IntensityError, match="no-suv"):
         to_suv(with_padding())
+
+
+@given(st.floats(1e-6, 10), st.integers(-32768, 32000), st.integers(0, 500), st.floats(0.001, 50))
+def test_padding_is_still_padding_in_suv(
+    factor: float, stored: int, width: int, slope: float
+) -> None:
+    """As a reader leaves it: voxels scaled and rounded to float32, the range in float64."""
+    low, high = stored * slope, (stored + width) * slope
+    raw = torch.arange(stored - 100, stored + width + 101, dtype=torch.float64)
+    data = (raw * slope).to(torch.float32).reshape(1, 1, 1, -1)
+    about = About("PT", "Bq/ml", suv_factor=factor, padding=(low, high))
+    volume = Volume(data, np.eye(4), about=about)
+    expected = (raw < stored) | (raw > stored + width)
+    assert torch.equal(measured(volume).flatten(), expected)
+    suv = to_suv(volume)
+    assert torch.equal(measured(suv).flatten(), expected)
+    assert fill_padding(suv).data.amin() == suv.data.flatten()[expected].amin()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "padding", "expected"),
+    [
+        (torch.int16, [1, -5, 32767], (65535, 65535), [True, True, True]),
+        (torch.int16, [1, -5, -32768], (-40000.0, -32768.0), [True, True, False]),
+        (torch.int16, [1, 2, 3], (1.5, 2.5), [True, False, True]),
+        (torch.int32, [16777216, 16777217, 0], (16777216.0, 16777216.0), [False, True, True]),
+        (torch.uint8, [0, 255, 7], (-1, 0), [False, True, True]),
+        (torch.int16, [1, -32768, 32767], (-np.inf, 0), [True, False, True]),
+        (torch.float32, [0.1, 0.2, 0.3], (0.1, 0.2), [False, False, True]),
+        (torch.float64, [0.1, 0.1 + 1e-12, 0.3], (0.1, 0.1), [False, True, True]),
+    ],
+)
+def test_padding_is_compared_in_the_dtype_of_the_voxels(
+    dtype: torch.dtype, values: list[float], padding: tuple[float, float], expected: list[bool]
+) -> None:
+    data = torch.tensor(values, dtype=dtype).reshape(1, 1, 1, -1)
+    volume = Volume(data, np.eye(4), about=About(padding=padding))
+    assert measured(volume).flatten().tolist() == expected

@@ -210,10 +210,16 @@ def _case(path: Path, number: int, row: Mapping[str, str | None], root: Path) ->
     where = f"{path}:{number}"
     cells = {name: (row.get(name) or "").strip() or None for name in _COLUMNS}
     name, image, fold = cells["id"], cells["image"], cells["fold"]
-    if name is None or image is None or None in row:
+    if None in row or None in row.values():  # its cells would stand under other columns' names
+        many = "many" if None in row else "few"
         raise ManifestError(
-            "bad-row", "id or image is empty, or a cell too many", "Complete the row", path=where
+            "bad-row",
+            f"has cells too {many}",
+            "Write one cell for each column, with commas between even where it is empty",
+            path=where,
         )
+    if name is None or image is None:
+        raise ManifestError("bad-row", "id or image is empty", "Complete the row", path=where)
     if not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
         raise ManifestError(
             "unsafe-id",

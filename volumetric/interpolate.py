@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 Mode = Literal["copy", "linear", "cubic", "labels"]
 
+_REACH = 2  # new voxels: how far the widened cubic kernel reaches
 _SLAB = 16  # planes sampled at a time on an oblique grid, to bound memory
 
 
@@ -74,6 +76,64 @@ def sample_grid(
         slab = slab * (grid.abs().amax(-1) <= 1 + 1e-6)
         slabs.append(slab[0])
     return torch.cat(slabs, dim=1)
+
+
+def sample_oblique(
+    data: torch.Tensor,
+    shape: tuple[int, int, int],
+    linear: NDArray[np.float64],
+    offset: NDArray[np.float64],
+) -> torch.Tensor:
+    """(C, *shape) as `sample_grid`, but averaged where a step is longer than an old voxel.
+
+    There as many points are sampled to a step as leave none out, and brought together by the
+    kernel of `resample`, along the new axes. What lies outside the volume takes no part.
+    """
+    n_points = np.maximum(1, np.ceil(np.linalg.norm(linear, axis=0) - 0.01)).astype(int)
+    if n_points.max() == 1:
+        return sample_grid(data, shape, linear, offset, labels=False)
+    result = torch.zeros(data.shape[0], *shape, device=data.device)
+    low, high = _covered(data.shape[1:], shape, linear, offset)
+    if (low >= high).any():
+        return result
+    margin = np.where(n_points > 1, _REACH, 0)
+    fine = _triple((high - 1 - low + 2 * margin) * n_points + 1)
+    start = offset + linear @ (low - margin)
+    size, starts = _triple(high - low), _triple(margin * n_points)
+    ones = data.new_ones((1, *data.shape[1:]))
+    average, share = (
+        sample_axis(
+            sample_grid(one, fine, linear / n_points, start, labels=False),
+            size,
+            _triple(n_points),
+            starts,
+            mode="cubic",
+        )
+        for one in (data, ones)
+    )
+    inside = sample_grid(ones, size, linear, offset + linear @ low, labels=False) > 0.5
+    box = (slice(None), *(slice(int(a), int(b)) for a, b in zip(low, high, strict=True)))
+    result[box] = average / share.clamp_min(1e-3) * inside
+    return result
+
+
+def _covered(
+    old: Sequence[int],
+    new: tuple[int, int, int],
+    linear: NDArray[np.float64],
+    offset: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First voxel, and the one behind the last, of the part of a new grid that meets the old."""
+    corners = np.array(list(itertools.product(*((-0.5, n - 0.5) for n in old))))
+    index = (corners - offset) @ np.linalg.inv(linear).T
+    low = np.maximum(0, np.floor(index.min(0)))
+    high = np.minimum(new, np.ceil(index.max(0)) + 1)
+    return low.astype(np.int64), high.astype(np.int64)
+
+
+def _triple(numbers: NDArray[np.int64]) -> tuple[int, int, int]:
+    depth, height, width = (int(number) for number in numbers)
+    return depth, height, width
 
 
 def _weights(

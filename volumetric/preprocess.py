@@ -5,6 +5,7 @@ Whatever moves voxels moves the affine in the same function.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from volumetric.errors import IntensityError
-from volumetric.interpolate import sample_axis, sample_grid
+from volumetric.interpolate import sample_axis, sample_grid, sample_oblique
 from volumetric.volume import Affine, Volume, closest_axes
 
 _EXACT = 1e-4  # voxels: closer than this to whole numbers, a grid needs no interpolation
+_STRAIGHT = 1e-2  # voxels: what strays by less over a whole grid is taken along the old axes
 
 
 def orient(volume: Volume) -> Volume:
@@ -74,7 +76,9 @@ def resample_like(volume: Volume, grid: Volume, *, labels: bool = False) -> Volu
     """The volume on the grid of another: same shape, same affine bit for bit.
 
     Where the grids differ by whole voxels, flips and axis order only, voxels are copied
-    exactly. Beyond the volume's edge the value is 0. Interpolation is as in `resample`.
+    exactly. Beyond the volume's edge the value is 0. Interpolation is as in `resample`; where
+    the grids are turned against each other, it is linear in place of cubic, and widened likewise
+    where the new grid is the coarser one. A turn that moves no voxel by a hundredth is ignored.
     """
     mapping = np.linalg.inv(volume.affine) @ grid.affine
     linear, offset = mapping[:3, :3], mapping[:3, 3]
@@ -112,10 +116,22 @@ def _mean_and_std(volume: Volume, channel: int) -> torch.Tensor:
 
 
 def measured(volume: Volume) -> torch.Tensor:
-    """Which voxels (C, D, H, W) hold a measurement: all but the padding."""
+    """Which voxels (C, D, H, W) hold a measurement: all but the padding.
+
+    They are compared in their own dtype: torch would round int32 to float32, and wrap numbers
+    that int16 does not hold.
+    """
     if volume.about.padding is None:
         return torch.ones_like(volume.data, dtype=torch.bool)
     low, high = volume.about.padding
+    dtype = volume.data.dtype
+    if dtype.is_floating_point:
+        low, high = torch.tensor([low, high], dtype=torch.float64).to(dtype).tolist()
+    else:
+        bounds = torch.iinfo(dtype)
+        low, high = math.ceil(max(low, bounds.min)), math.floor(min(high, bounds.max))
+        if low > high:
+            return torch.ones_like(volume.data, dtype=torch.bool)
     return (volume.data < low) | (volume.data > high)
 
 
@@ -148,10 +164,13 @@ def to_suv(volume: Volume) -> Volume:
             f"its values ({about.unit or 'unit unknown'}) cannot be turned into SUV",
             "Convert it with the scanner's own tools, or use intensities of another kind",
         )
-    factor = about.suv_factor
-    padding = about.padding and (about.padding[0] * factor, about.padding[1] * factor)
+    padding = about.padding
+    if padding is not None:  # rounded as the voxels are, or none of them would equal it any more
+        ends = torch.tensor(padding, dtype=torch.float64).to(torch.float32) * about.suv_factor
+        padding = float(ends[0]), float(ends[1])
+    data = volume.data.to(torch.float32) * about.suv_factor
     about = replace(about, unit="SUV", suv_factor=1.0, padding=padding)
-    return replace(volume, data=volume.data.to(torch.float32) * factor, about=about)
+    return replace(volume, data=data, about=about)
 
 
 def foreground_box(data: torch.Tensor) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -178,9 +197,12 @@ def _sample(
     step = np.eye(4)
     step[:3, :3], step[:3, 3] = linear, offset
     affine: Affine = volume.affine @ step
-    order, straight = _axis_order(linear)
+    order, straight = _axis_order(linear, shape)
     if not straight:
-        data = sample_grid(volume.data, shape, linear, offset, labels=labels)
+        if labels:
+            data = sample_grid(volume.data, shape, linear, offset, labels=True)
+        else:
+            data = sample_oblique(volume.data, shape, linear, offset)
         return _blended(volume, data, affine)
     # New axis v runs along old axis order[v]: bring the old axes into the new order first.
     data = volume.data.permute(0, *(1 + old for old in order))
@@ -202,13 +224,14 @@ def _blended(volume: Volume, data: torch.Tensor, affine: Affine) -> Volume:
     return replace(volume, data=data, affine=affine, about=replace(volume.about, padding=None))
 
 
-def _axis_order(linear: NDArray[np.float64]) -> tuple[list[int], bool]:
-    """Which old axis each new axis runs along, and whether it does so exactly."""
+def _axis_order(linear: NDArray[np.float64], shape: tuple[int, int, int]) -> tuple[list[int], bool]:
+    """Which old axis each new axis runs along, and whether it does so over the whole grid."""
     order = [int(old) for old in np.abs(linear).argmax(0)]
     rest = linear.copy()
     for v, old in enumerate(order):
         rest[old, v] = 0
-    return order, len(set(order)) == 3 and bool(np.abs(rest).max() < 1e-6)
+    strays = np.abs(rest) @ (np.array(shape) - 1)
+    return order, len(set(order)) == 3 and bool(strays.max() < _STRAIGHT)
 
 
 def prepare(
@@ -244,7 +267,7 @@ def labels_on_grid(logits: Volume, grid: Volume) -> Volume:
     """
     classes = logits.with_data(logits.data.argmax(0, keepdim=True).to(torch.uint8))
     mapping = np.linalg.inv(logits.affine) @ grid.affine
-    order, straight = _axis_order(mapping[:3, :3])
+    order, straight = _axis_order(mapping[:3, :3], grid.shape)
     if straight and _whole(mapping, order, grid.shape):
         return resample_like(classes, grid, labels=True)
     inside = resample_like(logits.with_data(torch.ones_like(classes.data)), grid, labels=True)

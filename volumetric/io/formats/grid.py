@@ -27,17 +27,24 @@ _SHEAR = 1e-3
 
 
 def grid_shape(sizes: Sequence[int], *, path: Path) -> Shape:
-    """(D, H, W) of a grid whose sizes a header gives fastest axis first; missing axes are 1.
+    """(D, H, W) of a grid whose sizes a header gives fastest axis first.
 
     Raises:
         UnreadableFileError: no axis, or one without a voxel.
-        UnsupportedError: more than three axes longer than one voxel.
+        UnsupportedError: fewer than three axes, or more than three longer than one voxel.
     """
     if not sizes or min(sizes) < 1:
         raise UnreadableFileError(
             "bad-dimensions",
             f"claims {list(sizes[:8])} voxels along its axes",
             "Export the file again",
+            path=path,
+        )
+    if len(sizes) < 3:  # a third one of one voxel would need a thickness, which nobody stated
+        raise UnsupportedError(
+            "two-dimensional",
+            f"has shape {tuple(sizes)}: a picture, not a volume",
+            "Put the slices into one file with three axes",
             path=path,
         )
     if any(size != 1 for size in sizes[3:]):
@@ -48,7 +55,7 @@ def grid_shape(sizes: Sequence[int], *, path: Path) -> Shape:
             "choose one",
             path=path,
         )
-    width, height, depth = (*sizes, 1, 1)[:3]
+    width, height, depth = sizes[:3]
     return depth, height, width
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from volumetric.errors import GeometryError, UnsupportedError
+from volumetric.errors import GeometryError, UnsupportedError, printable
+from volumetric.findings import Finding
 from volumetric.io.formats.grid import (
     LPS_TO_RAS,
     grid_affine,
@@ -30,7 +31,7 @@ from volumetric.io.formats.text_header import (
     refuse_header,
     whole_numbers,
 )
-from volumetric.io.formats.voxels import Compression, file_size, read_voxels
+from volumetric.io.formats.voxels import Compression, ends_in_padding, file_size, read_voxels
 from volumetric.volume import About, Affine, Volume
 
 _TYPES = {
@@ -47,6 +48,9 @@ _REQUIRED = ("NDims", "DimSize", "ElementType", "ElementDataFile")
 _MODALITIES = {"MET_MOD_CT": "CT", "MET_MOD_MR": "MR", "MET_MOD_NM": "NM", "MET_MOD_US": "US"}
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 _COSINE_TOLERANCE = 1e-3
+# The side an axis comes from: the axis of RAS+ that it runs along, and which way.
+_COMES_FROM = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "I": (2, 1), "S": (2, -1)}
+_ALONG = 0.1  # the cosine of 84 degrees: an oblique axis may be named after either neighbour
 
 
 def read_metaimage(path: Path) -> Volume:
@@ -54,7 +58,7 @@ def read_metaimage(path: Path) -> Volume:
 
     Raises:
         UnreadableFileError: missing, truncated, damaged, or no MetaImage.
-        UnsupportedError: 4-D, several channels, text, units other than mm, voxels in several
+        UnsupportedError: 2-D, 4-D, several channels, text, units other than mm, voxels in several
             files or in another folder.
         GeometryError: no directions, spacing or origin, or ones that cannot be right.
     """
@@ -77,6 +81,7 @@ def read_metaimage(path: Path) -> Volume:
         offset=offset,
         compression=compression,
     )
+    findings += _check_letters(fields, affine, path)
     about = About(modality=_MODALITIES.get(fields.get("Modality", "")), findings=findings)
     return Volume(grid_tensor(voxels, path=path), affine, about=about)
 
@@ -125,12 +130,11 @@ def _affine(fields: Mapping[str, str], path: Path) -> Affine:
     names = ("TransformMatrix", "ElementSpacing", "Offset")
     n_axes = len(whole_numbers(fields["DimSize"], path=path))
     missing = [name for name in names if name not in fields]
-    if n_axes < 3 or missing:
-        said = f"lacks {', '.join(missing)}" if missing else f"has {n_axes} axes"
+    if missing:
         raise GeometryError(
             "no-orientation",
-            f"{said}: its place in space is not known",
-            "Export it again with three axes and all of TransformMatrix, ElementSpacing, Offset",
+            f"lacks {', '.join(missing)}: its place in space is not known",
+            "Export it again with all of TransformMatrix, ElementSpacing and Offset",
             path=path,
         )
     if fields.get("DistanceUnits", "mm").lower() not in ("mm", "?", ""):
@@ -156,19 +160,58 @@ def _affine(fields: Mapping[str, str], path: Path) -> Affine:
     return LPS_TO_RAS @ affine
 
 
+def _check_letters(fields: Mapping[str, str], affine: Affine, path: Path) -> tuple[Finding, ...]:
+    """A warning where AnatomicalOrientation contradicts the directions, which are used.
+
+    As ITK writes it, each letter names the side that an axis comes from: "RAI" is LPS+.
+    """
+    letters = fields.get("AnatomicalOrientation", "").upper()[:3]
+    if len(letters) < 3 or not set(letters) <= set(_COMES_FROM):
+        return ()  # "???": not said
+    cosines = affine[:3, [2, 1, 0]] / np.linalg.norm(affine[:3, [2, 1, 0]], axis=0)
+    along = [
+        sign * cosines[world, axis]
+        for axis, (world, sign) in enumerate(_COMES_FROM[letter] for letter in letters)
+    ]
+    if min(along) > _ALONG:
+        return ()
+    return (
+        Finding(
+            "stated-orientation-differs",
+            "warning",
+            f"states AnatomicalOrientation {letters}, which its TransformMatrix contradicts",
+            "Check which side is left, and export it again: TransformMatrix is used",
+            printable(str(path)),
+        ),
+    )
+
+
 def _where(fields: Mapping[str, str], end: int, path: Path) -> tuple[Path, int | None, Compression]:
     """The file that holds the voxels, where in it they begin, and how they are compressed."""
     if "BinaryData" in fields and not _flag(fields, "BinaryData", path):
         refuse_encoding("text", path=path)
     compression: Compression = "voxels" if _flag(fields, "CompressedData", path) else "none"
     name = fields["ElementDataFile"]
-    file: tuple[Path, int | None] = (path, end)
-    if name not in ("LOCAL", "Local", "local"):
-        skip = fields.get("HeaderSize", "0")
+    skip = fields.get("HeaderSize", "0")
+    file: tuple[Path, int | None]
+    if name in ("LOCAL", "Local", "local"):
+        file = path, _local_start(skip, end, path)
+    else:
         file = detached_voxels(path, name, skip=skip, compression=compression)
     if compression != "none" and "CompressedDataSize" in fields:
         n_held = file_size(file[0]) - (file[1] or 0)
-        if whole_numbers(fields["CompressedDataSize"], path=path) != [n_held]:
-            stated = fields["CompressedDataSize"][:60]
-            refuse_header(f"claims {stated} bytes of compressed voxels and has {n_held}", path=path)
+        stated = whole_numbers(fields["CompressedDataSize"], path=path)
+        if len(stated) != 1 or not ends_in_padding(file[0], n_held - stated[0]):
+            said = fields["CompressedDataSize"][:60]
+            refuse_header(f"claims {said} bytes of compressed voxels and has {n_held}", path=path)
     return *file, compression
+
+
+def _local_start(skip: str, end: int, path: Path) -> int:
+    """Where voxels behind their own header begin: HeaderSize counts from the start of the file."""
+    stated = whole_numbers(skip, path=path)
+    if stated in ([0], [-1]):  # -1: its last bytes, which they are
+        return end
+    if len(stated) != 1 or stated[0] < end:
+        refuse_header(f"has HeaderSize {skip[:60]!r} and a header of {end} bytes", path=path)
+    return stated[0]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from volumetric.errors import IntensityError, OutputError, UnreadableFileError, UnsupportedError
-from volumetric.io.formats.grid import grid_shape, grid_tensor
+from volumetric.io.formats.grid import grid_shape, grid_tensor, refuse_type
 from volumetric.io.formats.nifti_affine import nifti_affine
 from volumetric.io.formats.nifti_header import read_header, scaling, stored_type, voxel_offset
 from volumetric.io.formats.voxels import is_gzip, read_voxels
@@ -28,7 +30,8 @@ def read_nifti(path: Path) -> Volume:
 
     Raises:
         UnreadableFileError: missing, truncated, damaged, or fields that contradict each other.
-        UnsupportedError: 4-D, complex, RGB or another type without one number a voxel; Analyze.
+        UnsupportedError: 2-D, 4-D, complex, RGB or another type without one number a voxel;
+            Analyze.
         GeometryError: neither sform nor qform is set, or the affine is no such thing.
         IntensityError: a slope or intercept that makes no values.
     """
@@ -58,16 +61,28 @@ def read_nifti(path: Path) -> Volume:
 def write_nifti(volume: Volume, path: Path | str) -> None:
     """Write a one-channel Volume as .nii or .nii.gz, whole or not at all.
 
+    Half precision is widened to float32, which NIfTI has.
+
     Raises:
         OutputError: the folder cannot be written.
-        UnsupportedError: more than one channel.
+        UnsupportedError: another suffix, more than one channel, or complex voxels.
     """
     path = Path(path)
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise UnsupportedError(
+            "unknown-format",
+            f"ends in {path.suffix or 'no suffix'!r}, and only NIfTI is written",
+            "Give it a name that ends in .nii.gz or .nii",
+            path=path,
+        )
     if volume.data.shape[0] != 1:
         raise UnsupportedError(
             "several-channels", f"has {volume.data.shape[0]} channels", "Write one each", path=path
         )
-    array = volume.data[0].cpu().numpy()
+    if volume.data.is_complex():
+        refuse_type("complex", path=path)
+    is_half = volume.data.dtype in (torch.float16, torch.bfloat16)
+    array = (volume.data[0].float() if is_half else volume.data[0]).cpu().numpy()
     array = array.astype(np.uint8) if array.dtype == bool else array
     affine = volume.affine[:, [2, 1, 0, 3]]
     image = nib.Nifti1Image(array.transpose(2, 1, 0), affine, dtype=array.dtype)
@@ -86,6 +101,9 @@ def write_nifti(volume: Volume, path: Path | str) -> None:
             "Check folder and space",
             path=path,
         ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _files(path: Path) -> tuple[Path, Path]:

@@ -69,6 +69,8 @@ _OPTIONAL = (
 _OWN = re.compile(r"[^:]+:=")  # a key and its value, which mean something to their writer
 _ORDERS: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
 _SPATIAL_KINDS = ("domain", "space", "???", "none")
+_QUOTED = re.compile(r'"([^"]*)"')
+_SPACING_TOLERANCE = 1e-3  # of a spacing: half a voxel in 500
 _VECTOR = re.compile(r"\(\s*([^(),\s]+)\s*,\s*([^(),\s]+)\s*,\s*([^(),\s]+)\s*\)|none")
 
 
@@ -77,14 +79,17 @@ def read_nrrd(path: Path) -> Volume:
 
     Raises:
         UnreadableFileError: missing, truncated, damaged, or no NRRD.
-        UnsupportedError: 4-D, blocks, an encoding other than raw and gzip, units other than mm,
-            voxels in several files or in another folder.
-        GeometryError: no anatomical space, directions or origin, or ones that cannot be right.
+        UnsupportedError: 2-D, 4-D, blocks, an encoding other than raw and gzip, units other than
+            mm, voxels in several files or in another folder.
+        GeometryError: no anatomical space, directions or origin, ones that cannot be right, or
+            spacings that contradict them.
     """
     fields, end = _read_fields(path)
     sizes = whole_numbers(fields["sizes"], path=path)
     if whole_numbers(fields["dimension"], path=path) != [len(sizes)]:
         refuse_header(f"has dimension {fields['dimension'][:60]!r}, sizes {sizes[:8]}", path=path)
+    if len(sizes) < 3 or sum(size != 1 for size in sizes) > 3:
+        grid_shape(sizes, path=path)  # refuses it: directions are no longer of interest
     axes, affine = _place(fields, len(sizes), path)
     others = [size for axis, size in enumerate(sizes) if axis not in axes]
     shape = grid_shape([*(sizes[axis] for axis in axes), *others], path=path)
@@ -157,12 +162,43 @@ def _place(fields: Mapping[str, str], n_axes: int, path: Path) -> tuple[list[int
     kinds = fields.get("kinds", "none " * n_axes).lower().split()
     if len(kinds) != n_axes or any(kinds[axis] not in _SPATIAL_KINDS for axis in axes):
         refuse_header(f"has kinds {fields['kinds'][:60]!r} along axes in space", path=path)
-    if set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"mm", "", "none", "???"}:
-        refuse_units(fields["space units"][:60], path=path)
     affine = np.eye(4)
     for column, vector in enumerate([*(vectors[axis] for axis in axes), origin.groups()]):
         affine[:3, column] = decimals(" ".join(vector), count=3, path=path)
+    _check_units(fields, axes, n_axes, path)
+    _check_spacings(fields.get("spacings", "nan " * n_axes), axes, affine, path)
     return axes, world @ affine
+
+
+def _check_units(fields: Mapping[str, str], axes: list[int], n_axes: int, path: Path) -> None:
+    """Refuse what is not in mm, whether it is said of the space or of its axes."""
+    for name, count in (("space units", 3), ("units", n_axes)):
+        if name not in fields:
+            continue
+        stated = _QUOTED.findall(fields[name])
+        if len(stated) != count or _QUOTED.sub("", fields[name]).strip():
+            refuse_header(f"has {name} {fields[name][:60]!r}, not {count} in quotes", path=path)
+        in_space = stated if name == "space units" else [stated[axis] for axis in axes]
+        if set(in_space) - {"mm", "", "none", "???"}:
+            refuse_units(fields[name][:60], path=path)
+
+
+def _check_spacings(stated: str, axes: list[int], affine: Affine, path: Path) -> None:
+    """Refuse spacings other than the lengths of the directions; NaN says none (standard)."""
+    words, lengths = stated.split(), np.linalg.norm(affine[:3, :3], axis=0)
+    if len(words) <= max(axes):
+        refuse_header(f"has spacings {stated[:60]!r}, fewer than axes", path=path)
+    for axis, length in zip(axes, lengths, strict=True):
+        if words[axis].lower() == "nan":
+            continue
+        (spacing,) = decimals(words[axis], count=1, path=path)
+        if abs(spacing - length) > _SPACING_TOLERANCE * length:
+            raise GeometryError(
+                "spacings-conflict",
+                f"has spacings {stated[:60]!r}, and directions {lengths.tolist()} long",
+                "Remove the one that is wrong, or export it again",
+                path=path,
+            )
 
 
 def _where(fields: Mapping[str, str], end: int, path: Path) -> tuple[Path, int | None, Compression]:

@@ -95,6 +95,7 @@ def _neighbour(path: Path, name: str) -> Path:
     Raises:
         UnsupportedError: a list of files, a pattern, or a path.
     """
+    name = name.removeprefix("./")
     words = name.split()
     if not words or words[0].upper() == "LIST" or "%" in name:
         raise UnsupportedError(

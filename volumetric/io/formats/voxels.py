@@ -35,6 +35,15 @@ _USUAL_RATIO = 200
 _HARMLESS_BYTES = 1 << 28
 _LARGEST_MASK_BYTES = 3 << 27
 _LARGEST_PADDING = 4096 + 1
+# What is downloaded or sent in place of a volume, by how it begins.
+_OTHER_KINDS = {
+    b"PK\x03\x04": ("a zip archive", "Unpack it, and name what it holds"),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "Unpack it, and name what it holds"),
+    b"Rar!": ("a RAR archive", "Unpack it, and name what it holds"),
+    b"%PDF": ("a PDF", "Name the scan itself"),
+    b"<!doctype html": ("a web page", "Download it again: a page came in place of the file"),
+    b"<html": ("a web page", "Download it again: a page came in place of the file"),
+}
 
 
 @contextmanager
@@ -94,12 +103,33 @@ def is_gzip(path: Path) -> bool:
         return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
 
 
+def ends_in_padding(path: Path, n_bytes: int) -> bool:
+    """Whether the last bytes of a file are zeros, and few enough to fill up a block."""
+    if not 0 <= n_bytes < _LARGEST_PADDING:
+        return False
+    with open_regular(path) as file:
+        file.seek(os.fstat(file.fileno()).st_size - n_bytes)
+        return not any(file.read(n_bytes))
+
+
 def read_head(path: Path, n_bytes: int) -> bytes:
     """The first bytes of a file, inflated if it is gzip; fewer where it ends before.
 
     Raises:
-        UnreadableFileError: as `open_regular`; empty; damaged compression.
+        UnreadableFileError: as `open_regular`; empty; damaged compression; an archive, a PDF or
+            a web page.
     """
+    head = _read_head(path, n_bytes)
+    start = head[:200].lstrip().lower()
+    for magic, (kind, remedy) in _OTHER_KINDS.items():
+        if start.startswith(magic.lower()):
+            raise UnreadableFileError(
+                "other-format", f"is {kind}, whatever its name says", remedy, path=path
+            )
+    return head
+
+
+def _read_head(path: Path, n_bytes: int) -> bytes:
     compressed = is_gzip(path)
     with open_regular(path) as file:
         if os.fstat(file.fileno()).st_size == 0:
