@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from volumetric.metrics.calibration import (
+    ReliabilityBin,
+    apply_temperature,
+    bin_reliability,
+    fit_temperature,
+    score_calibration,
+)
+from volumetric.metrics.classification import (
+    Confusion,
+    average_views,
+    count_confusion,
+    score_classification,
+)
+from volumetric.metrics.localisation import Match, match_segments, score_localisation
+from volumetric.metrics.resampling import Resampling, bootstrap_statistic
 from volumetric.metrics.segmentation import CaseScores, dice_of_label, score_masks
+from volumetric.metrics.segments import Segment, merge_segments, smooth_windows, temporal_iou
 from volumetric.metrics.statistics import (
     Interval,
     PairedDifference,
@@ -12,10 +28,28 @@ from volumetric.metrics.statistics import (
 
 __all__ = [
     "CaseScores",
+    "Confusion",
     "Interval",
+    "Match",
     "PairedDifference",
+    "ReliabilityBin",
+    "Resampling",
+    "Segment",
+    "apply_temperature",
+    "average_views",
+    "bin_reliability",
     "bootstrap_mean",
+    "bootstrap_statistic",
+    "count_confusion",
     "dice_of_label",
+    "fit_temperature",
+    "match_segments",
+    "merge_segments",
     "paired_difference",
+    "score_calibration",
+    "score_classification",
+    "score_localisation",
     "score_masks",
+    "smooth_windows",
+    "temporal_iou",
 ]

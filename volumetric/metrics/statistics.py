@@ -12,7 +12,7 @@ at every size (50 subjects: 93-94 % against 93 %; 20: 92-95 % against 89-93 %; 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -26,7 +26,7 @@ _Array = NDArray[np.float64]
 _CHUNK = 2**20  # numbers drawn at a time: 8 MB, however many cases and resamples
 _NORMAL = NormalDist()
 _NO_CASE = "no case has a value"
-_ONE_SUBJECT = "one subject only: nothing says how others vary"
+ONE_SUBJECT = "one subject only: nothing says how others vary"
 
 
 @dataclass(frozen=True)
@@ -88,18 +88,18 @@ def bootstrap_mean(
         ConfigError: a value not finite, subjects of another length, fewer than one resample, or
             a confidence not between 0 and 1.
     """
-    _check_settings(n_resamples, confidence)
+    check_settings(n_resamples, confidence)
     known, owners = _known(values, subjects)
     if not known.size:
         return Interval(None, None, None, 0, _NO_CASE)
     sums, counts = _by_subject(known, owners)
     mean = float(known.mean())
     if sums.size < 2:
-        return Interval(mean, None, None, known.size, _ONE_SUBJECT)
+        return Interval(mean, None, None, known.size, ONE_SUBJECT)
     excess = sums - mean * counts
     resampled = _resampled_offsets(excess, counts, n_resamples, seed)
     left_out = -excess / (counts.sum() - counts)
-    low, high = _bca_quantiles(resampled, left_out, confidence)
+    low, high = bca_quantiles(resampled, left_out, confidence)
     # The mean lies inside but for rounding, which shows when all values are equal.
     return Interval(mean, mean + min(low, 0.0), mean + max(high, 0.0), known.size)
 
@@ -124,7 +124,7 @@ def paired_difference(
     Raises:
         ConfigError: as `bootstrap_mean`, or `first` and `second` of different lengths.
     """
-    _check_lengths("second", second, len(first))
+    check_lengths("second", second, len(first))
     differences = [
         None if one is None or other is None else other - one
         for one, other in zip(first, second, strict=True)
@@ -146,7 +146,7 @@ def _known(
 ) -> tuple[_Array, NDArray[np.intp]]:
     """The values that are not None, and for each the number of its subject."""
     names = range(len(values)) if subjects is None else subjects
-    _check_lengths("subjects", names, len(values))
+    check_lengths("subjects", names, len(values))
     pairs = [(value, name) for value, name in zip(values, names, strict=True) if value is not None]
     known = np.array([value for value, _ in pairs], dtype=np.float64)
     if not np.isfinite(known).all():
@@ -155,8 +155,13 @@ def _known(
             f"{int((~np.isfinite(known)).sum())} of {known.size} values are infinite or no numbers",
             "Write None for a score that is unknown",
         )
-    number_of = {name: number for number, name in enumerate(dict.fromkeys(n for _, n in pairs))}
-    return known, np.array([number_of[name] for _, name in pairs], dtype=np.intp)
+    return known, number_subjects([name for _, name in pairs])
+
+
+def number_subjects(names: Sequence[Hashable]) -> NDArray[np.intp]:
+    """For each case the number of its subject, from 0 in the order of first mention."""
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([number_of[name] for name in names], dtype=np.intp)
 
 
 def _by_subject(known: _Array, owners: NDArray[np.intp]) -> tuple[_Array, _Array]:
@@ -169,13 +174,13 @@ def _resampled_offsets(excess: _Array, counts: _Array, n_resamples: int, seed: i
     """Means of resamples, less the mean of the data: `excess` is a subject's sum above it."""
     generator = np.random.default_rng(seed)
     offsets = []
-    for rows in _chunks(n_resamples, excess.size):
+    for rows in chunks(n_resamples, excess.size):
         drawn = generator.integers(0, excess.size, (rows, excess.size))
         offsets.append(excess[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     return np.concatenate(offsets)
 
 
-def _bca_quantiles(resampled: _Array, left_out: _Array, confidence: float) -> tuple[float, float]:
+def bca_quantiles(resampled: _Array, left_out: _Array, confidence: float) -> tuple[float, float]:
     """Ends of the BCa interval, from offsets of resamples and of the data less one subject."""
     tie = 1e-12 * float(np.abs(resampled).max())
     below = float((resampled < -tie).sum() + (np.abs(resampled) <= tie).sum() / 2)
@@ -186,7 +191,9 @@ def _bca_quantiles(resampled: _Array, left_out: _Array, confidence: float) -> tu
     spread = float((influence**2).sum())
     skew = float((influence**3).sum()) / (6 * spread**1.5) if spread else 0.0
     normal = (_NORMAL.inv_cdf((1 - confidence) / 2), _NORMAL.inv_cdf((1 + confidence) / 2))
-    ends = [_NORMAL.cdf(bias + (bias + z) / (1 - skew * (bias + z))) for z in normal]
+    # Extreme skew and confidence carry an end past infinity: it stays at the furthest resample.
+    slopes = [max(1 - skew * (bias + z), 1e-9) for z in normal]
+    ends = [_NORMAL.cdf(bias + (bias + z) / slope) for z, slope in zip(normal, slopes, strict=True)]
     low, high = np.quantile(resampled, ends)
     return float(low), float(high)
 
@@ -197,20 +204,21 @@ def _sign_flip_p(sums: _Array, n_resamples: int, seed: int) -> float:
     # A flip that gives the data back must count as such, though rounding moves its sum.
     least = abs(total) - 1e-12 * float(np.abs(sums).sum())
     as_far = 0
-    for rows in _chunks(n_resamples, sums.size):
+    for rows in chunks(n_resamples, sums.size):
         flipped = generator.integers(0, 2, (rows, sums.size), dtype=np.int8)
         as_far += int((np.abs(total - 2 * (flipped @ sums)) >= least).sum())
     return (as_far + 1) / (n_resamples + 1)
 
 
-def _chunks(n_rows: int, width: int) -> Iterator[int]:
+def chunks(n_rows: int, width: int) -> Iterator[int]:
     """Numbers of rows that make `n_rows` in all, each few enough to draw at once."""
     most = max(1, _CHUNK // width)
     for start in range(0, n_rows, most):
         yield min(most, n_rows - start)
 
 
-def _check_settings(n_resamples: int, confidence: float) -> None:
+def check_settings(n_resamples: int, confidence: float) -> None:
+    """Refuse, by a ConfigError, what gives no interval."""
     if n_resamples < 1 or not 0 < confidence < 1:
         raise ConfigError(
             "bad-statistics",
@@ -219,7 +227,8 @@ def _check_settings(n_resamples: int, confidence: float) -> None:
         )
 
 
-def _check_lengths(name: str, values: Sequence[object], n_cases: int) -> None:
+def check_lengths(name: str, values: Sequence[object], n_cases: int) -> None:
+    """Refuse, by a ConfigError, a list that has not one entry a case."""
     if len(values) != n_cases:
         raise ConfigError(
             "lengths-differ",
