@@ -13,14 +13,26 @@ from pathlib import Path
 from pipeline.manifest import find_manifest, load_data_set
 from pipeline.progress import each_in_threads, one_core_each
 from volumetric.cases import Case, read_rows, with_folds
-from volumetric.check import check_case
+from volumetric.check import Checked, check_case
+from volumetric.check.clip import CheckedClip, check_clip
+from volumetric.check.clips import ClipTraits, check_clips
 from volumetric.check.cohort import check_cohort, check_listing
-from volumetric.check.scans import find_scans
+from volumetric.check.scans import find_scans, is_folder
 from volumetric.check.traits import Traits
 from volumetric.errors import ManifestError, UnreadableFileError, VolumetricError, printable
 from volumetric.findings import Finding, Severity, as_finding, count_severities
+from volumetric.io.video import is_video_file
 
 _LISTED: Mapping[Severity, int] = {"error": 10, "warning": 10, "note": 3}
+_FIRST = (
+    "no-usable-mask",
+    "duplicate-across-folds",
+    "subject-in-two-folds",
+    "shape-mismatch",
+    "origin-mismatch",
+    "direction-mismatch",
+    "spacing-mismatch",
+)
 _RANK: Mapping[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 
 Styled = Callable[[str, Severity], str]
@@ -50,6 +62,9 @@ class _Target:
     findings: Sequence[Finding]
     classes: Mapping[int, str] | None = None
     modality: str | None = None
+    labels: Sequence[str] | None = None
+    multi_label: bool = False
+    is_manifest: bool = False
 
 
 def check(paths: Sequence[Path], *, root: Path | None = None, workers: int | None = None) -> Report:
@@ -69,6 +84,8 @@ def check(paths: Sequence[Path], *, root: Path | None = None, workers: int | Non
             refusals.append(error)
     if refusals and not any(target.cases for target in targets):
         raise refusals[0]
+    if len(targets) > 1:  # ids of several folders may be equal
+        targets = [_with_paths_as_ids(target) for target in targets]
     workers = workers or min(8, len(os.sched_getaffinity(0)))
     findings = [as_finding(error) for error in refusals]
     with one_core_each(workers):
@@ -80,8 +97,17 @@ def check(paths: Sequence[Path], *, root: Path | None = None, workers: int | Non
 
 
 def sort_findings(findings: Sequence[Finding]) -> list[Finding]:
-    """The worst first; within a severity by code, else in the order given."""
-    return sorted(findings, key=lambda one: (_RANK[one.severity], one.code))
+    """The worst first; within a severity what leaks, then what lies elsewhere, then by code."""
+    first = {code: rank for rank, code in enumerate(_FIRST)}
+    return sorted(
+        findings,
+        key=lambda one: (_RANK[one.severity], first.get(one.code, len(first)), one.code),
+    )
+
+
+def refused(error: VolumetricError) -> Report:
+    """The report where nothing could be checked: why not."""
+    return Report(0, 0, (as_finding(error),))
 
 
 def to_json(report: Report) -> str:
@@ -111,20 +137,37 @@ def to_text(report: Report, *, styled: Styled) -> str:
     return "\n".join([*lines, _summary(report, styled)])
 
 
-def list_codes() -> str:
-    """Every code with its severity and meaning, a line each."""
+def list_codes(*, as_json: bool = False) -> str:
+    """Every code with its severity and meaning, a line each, or as one JSON document."""
     from volumetric.check.codes import CODES
 
     rows = sorted(CODES.items(), key=lambda row: (_RANK[row[1][0]], row[0]))
+    if as_json:
+        table = [{"code": code, "severity": how, "meaning": says} for code, (how, says) in rows]
+        return json.dumps(table, indent=1)
     return "\n".join(f"{code:28} {severity:8} {says}" for code, (severity, says) in rows)
 
 
 def _files_together(paths: Sequence[Path]) -> list[Path | list[Path]]:
     """Files that are no manifests are looked at side by side, as the files of a folder are."""
-    paths = list({os.path.realpath(path): path for path in reversed(paths)}.values())[::-1]
-    files = [path for path in paths if path.is_file() and not _is_manifest(path)]
+    paths = list({_real(path): path for path in reversed(paths)}.values())[::-1]
+    files = [path for path in paths if not _is_manifest(path) and _is_file(path)]
     others: list[Path | list[Path]] = [path for path in paths if path not in files]
     return [*others, files] if files else others
+
+
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a name no file can have
+        return str(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return not is_folder(path)
+    except UnreadableFileError:  # told when it is looked at by itself
+        return False
 
 
 def _is_manifest(path: Path) -> bool:
@@ -133,17 +176,21 @@ def _is_manifest(path: Path) -> bool:
 
 def _find_target(path: Path | list[Path], root: Path | None) -> _Target:
     if isinstance(path, list):
-        return _Target([_named(find_scans(file)[0][0]) for file in path], [])
-    if path.is_dir():
-        cases, noticed = find_scans(path)
-        return _Target([_named(case) for case in cases], noticed)
+        return _Target([_by_path(find_scans(file)[0][0]) for file in path], [])
+    if _is_folder(path):
+        return _Target(*find_scans(path))
     if path.suffix.lower() == ".csv":
         return _listed(path, root, None)
     if path.suffix.lower() in (".yaml", ".yml") or (len(path.parts) == 1 and not path.suffix):
         return _listed(find_manifest(str(path)), root, path)
-    raise UnreadableFileError(
-        "missing-file", "is neither a file nor a folder", "Check the path", path=path
-    )
+    return _Target(*find_scans(path))  # which says what is wrong
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return is_folder(path)
+    except UnreadableFileError:  # maybe the name of a manifest
+        return False
 
 
 def _listed(path: Path, root: Path | None, manifest: Path | None) -> _Target:
@@ -161,6 +208,7 @@ def _listed(path: Path, root: Path | None, manifest: Path | None) -> _Target:
         for error in refused:
             raise error
         raise ManifestError("empty-manifest", "lists no case", "Add at least one row", path=table)
+    _refuse_wrong_root(cases, root or path.parent, table)
     try:
         cases = with_folds(cases)  # as a run does
     except ManifestError as error:
@@ -168,36 +216,73 @@ def _listed(path: Path, root: Path | None, manifest: Path | None) -> _Target:
     findings = [as_finding(error) for error in refused] + check_listing(cases)
     findings = [replace(one, path=one.path or printable(str(table))) for one in findings]
     if data_set is None:
-        return _Target(cases, findings)
-    return _Target(cases, findings, data_set.classes, data_set.modality)
+        return _Target(cases, findings, is_manifest=True)
+    return _Target(
+        cases,
+        findings,
+        data_set.classes or None,
+        data_set.modality,
+        data_set.labels or None,
+        data_set.multi_label,
+        is_manifest=True,
+    )
 
 
-def _named(scan: Case) -> Case:
-    """By its path as a person would type it: ids of several folders may be equal."""
+def _refuse_wrong_root(cases: Sequence[Case], root: Path, table: Path) -> None:
+    """Once, and not for each case: most often --root was left out."""
+    files = [path for case in cases for path in (case.image, case.mask) if path is not None]
+    if len(cases) > 1 and not any(os.path.lexists(path) for path in files):
+        raise ManifestError(
+            "missing-root",
+            f"none of its {len(files)} files lies under {root}",
+            "Name with --root the folder that its paths start from",
+            path=table,
+        )
+
+
+def _with_paths_as_ids(target: _Target) -> _Target:
+    if target.is_manifest:
+        return target
+    return replace(target, cases=[_by_path(case) for case in target.cases])
+
+
+def _by_path(scan: Case) -> Case:
+    """By its path as a person would type it."""
     name = printable(str(scan.image))
     return replace(scan, id=name, subject=name)
 
 
 def _check_target(target: _Target, workers: int) -> list[Finding]:
-    done: dict[Case, tuple[tuple[Finding, ...], Traits | None]] = {}
+    done: dict[Case, tuple[tuple[Finding, ...], Traits | ClipTraits | None]] = {}
 
     def check_one(case: Case) -> None:
-        checked = check_case(case, classes=target.classes, modality=target.modality)
+        checked = _look_at(case, target)
         done[case] = checked.findings, checked.traits  # and not the volumes
 
     findings = list(target.findings)
     for case, error in each_in_threads(workers)(check_one, target.cases, "check"):
         findings += [as_finding(error, case=case.id)] if error else done[case][0]
     seen = [(case, done[case][1]) for case in target.cases if case in done]
-    known = [(case, traits) for case, traits in seen if traits is not None]
-    return findings + check_cohort(known, classes=target.classes)
+    scans = [(case, traits) for case, traits in seen if isinstance(traits, Traits)]
+    clips = [(case, traits) for case, traits in seen if isinstance(traits, ClipTraits)]
+    if scans or not clips:
+        findings += check_cohort(scans, classes=target.classes)
+    return findings + check_clips(clips, labels=target.labels)
+
+
+def _look_at(case: Case, target: _Target) -> Checked | CheckedClip:
+    if target.labels or (target.classes is None and is_video_file(case.image)):
+        # A case without a label is one to predict.
+        labels = target.labels if case.label is not None else None
+        return check_clip(case, labels=labels, multi_label=target.multi_label)
+    return check_case(case, classes=target.classes, modality=target.modality)
 
 
 def _where(finding: Finding) -> str:
     """The case, and its file with the folder it is in: image and mask are often namesakes."""
     path = None if finding.path is None else printable(finding.path)
-    if finding.case is None or path is None or path == finding.case:
-        where = finding.case or path
+    where = finding.case or path
+    if finding.case is None or path is None or f"/{path}".endswith(f"/{finding.case}"):
         return f"{printable(where)}: " if where else ""
     return f"{printable(finding.case)} ({'/'.join(Path(path).parts[-2:])}): "
 

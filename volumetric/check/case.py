@@ -6,8 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from volumetric.cases import Case
+from volumetric.check.clip import check_clip
+from volumetric.check.clips import ClipTraits, check_clips
 from volumetric.check.cohort import check_cohort
+from volumetric.check.drawing import check_drawing
 from volumetric.check.image import ImageStats, check_image, is_ct, measure_image, refuse_values
 from volumetric.check.mask import (
     check_mask,
@@ -22,6 +27,7 @@ from volumetric.check.traits import Traits, hash_voxels
 from volumetric.errors import LabelError, VolumetricError, printable
 from volumetric.findings import Finding, as_finding
 from volumetric.io import read_volume
+from volumetric.io.video import is_video_file
 from volumetric.preprocess import orient
 from volumetric.volume import Volume
 
@@ -80,7 +86,8 @@ def check_case(
     `classes` and `modality` are what a manifest says; without them any whole label will do, and
     an image may be a map of labels.
     """
-    image, noticed = _read_image(case)
+    lenient = classes is None and case.mask is None  # nobody said that it is an image
+    image, noticed = _read_image(case, lenient=lenient)
     mask, of_mask = _fit_mask(case, image, classes)
     traits = None
     if image is not None:
@@ -88,17 +95,18 @@ def check_case(
         found = check_image(image, stats, modality=modality)
         noticed += (replace(one, path=str(case.image)) for one in found)
         traits = _take_traits(image, mask, stats, modality)
-        of_mask += _check_content(case, image, mask, traits, classes)
+        if mask is not None and traits.labels is not None:
+            of_mask += _check_labels(case, image, mask, traits.labels, (classes, modality))
     noticed += of_mask
     error = next((one for one in noticed if isinstance(one, VolumetricError)), None)
     if error is not None:
         image = mask = traits = None
-    findings = _findings(case, noticed, lenient=classes is None and case.mask is None)
+    findings = _findings(case, noticed, lenient=lenient)
     return Checked(case, findings, error, image, mask, traits)
 
 
 def check_path(path: Path | str) -> list[Finding]:
-    """What is odd about a scan, or about all scans below a folder, by itself and side by side.
+    """What is odd about a scan or clip, or about all below a folder, by itself and side by side.
 
     For manifests, threads and a progress bar there is `volumetric check`.
 
@@ -107,20 +115,27 @@ def check_path(path: Path | str) -> list[Finding]:
     """
     cases, findings = find_scans(Path(path))
     seen: list[tuple[Case, Traits]] = []
+    clips: list[tuple[Case, ClipTraits]] = []
     for case in cases:
-        checked = check_case(case)
-        findings += checked.findings
-        if checked.traits is not None:
-            seen.append((case, checked.traits))
-    return findings + check_cohort(seen)
+        if is_video_file(case.image):
+            clip = check_clip(case)
+            findings += clip.findings
+            clips += [] if clip.traits is None else [(case, clip.traits)]
+        else:
+            checked = check_case(case)
+            findings += checked.findings
+            seen += [] if checked.traits is None else [(case, checked.traits)]
+    return findings + check_cohort(seen) + check_clips(clips, labels=None)
 
 
-def _read_image(case: Case) -> tuple[Volume | None, Noticed]:
+def _read_image(case: Case, *, lenient: bool) -> tuple[Volume | None, Noticed]:
     try:
         image = read_volume(case.image, series_uid=case.series)
     except VolumetricError as error:
         return None, [error]
     refusals = list(refuse_values(image, case.image))
+    if lenient and _is_blank_map(image):
+        refusals = []
     return None if refusals else image, [*refusals, *image.about.findings]
 
 
@@ -146,17 +161,25 @@ def _fit_mask(
             noticed.append(_turned(mask, image, case.mask))
         noticed += apart
         mask = turned
-    try:
-        labels = whole_labels(mask.data, classes, case.mask)
-    except LabelError as error:
-        noticed.append(error)
+    if image is not None and _same_values(image, mask):
+        noticed.append(_equal(case.mask))
+    else:
+        try:
+            labels = whole_labels(mask.data, classes, case.mask)
+        except LabelError as error:
+            noticed.append(error)
     if image is None or any(isinstance(one, VolumetricError) for one in noticed):
         return None, noticed
     return Volume(labels, image.affine, mask.kind, mask.about), noticed
 
 
 def _refuse_same_file(case: Case) -> None:
-    if case.mask is not None and case.image.resolve() == case.mask.resolve():
+    assert case.mask is not None
+    try:
+        same = case.image.samefile(case.mask)
+    except (OSError, ValueError):  # what cannot be found is told by its reader
+        return
+    if same:
         raise LabelError(
             "image-is-mask",
             "image and mask are one file",
@@ -165,24 +188,42 @@ def _refuse_same_file(case: Case) -> None:
         )
 
 
-def _check_content(
+def _same_values(image: Volume, mask: Volume) -> bool:
+    if image.data.shape != mask.data.shape:
+        return False
+    some, others = (one.data.reshape(-1)[::1009] for one in (image, mask))
+    if not torch.equal(some.to(torch.float32), others.to(torch.float32)):
+        return False  # as nearly always, and it costs nothing
+    return torch.equal(image.data.to(torch.float32), mask.data.to(torch.float32))
+
+
+def _equal(path: Path) -> LabelError:
+    return LabelError(
+        "mask-equals-image",
+        "mask holds the same values as its image in every voxel",
+        "Put the image's own file in the manifest, or the mask's",
+        path=path,
+    )
+
+
+def _is_blank_map(image: Volume) -> bool:
+    """Whether it can be a map of labels that holds none: whole numbers, all of them 0."""
+    whole = not image.data.is_floating_point() and image.about.modality is None
+    return whole and not bool(image.data.any())
+
+
+def _check_labels(
     case: Case,
     image: Volume,
-    mask: Volume | None,
-    traits: Traits,
-    classes: Mapping[int, str] | None,
-) -> Iterable[VolumetricError | Finding]:
-    if mask is None or traits.labels is None:
-        return
-    if traits.mask_hash == traits.image_hash:
-        yield LabelError(
-            "mask-equals-image",
-            "mask holds the same values as its image in every voxel",
-            "Put the image's own file in the manifest, or the mask's",
-            path=case.mask,
-        )
-    for one in check_mask(image, mask, counts=traits.labels, classes=classes):
-        yield replace(one, path=str(case.mask))
+    mask: Volume,
+    counts: Mapping[int, int],
+    said: tuple[Mapping[int, str] | None, str | None],
+) -> Iterable[Finding]:
+    classes, modality = said
+    found = list(check_mask(mask, counts=counts, classes=classes))
+    if counts and "full-mask" not in {one.code for one in found}:
+        found += check_drawing(image, mask, is_ct=is_ct(image, modality))
+    return [replace(one, path=str(case.mask)) for one in found]
 
 
 def _take_traits(

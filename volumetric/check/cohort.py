@@ -190,6 +190,19 @@ def _check_mixture(seen: Seen) -> Iterator[Finding]:
 def _check_classes(seen: Seen, classes: Mapping[int, str]) -> Iterator[Finding]:
     """Classes that no case, no training set or no held-out set of a fold holds."""
     masked = [(case, traits.labels) for case, traits in seen if traits.labels is not None]
+    if seen and classes and not any(labels for _, labels in masked):
+        yield _of_set(
+            "no-usable-mask",
+            "error",
+            f"no mask of {len(seen)} case{'s' * (len(seen) > 1)} labels a voxel, though "
+            f"{len(classes)} class{'es are' if len(classes) > 1 else ' is'} declared: there is "
+            "nothing to learn"
+            if masked
+            else f"none of {len(seen)} case{'s' * (len(seen) > 1)} has a mask, though classes of "
+            "voxels are declared: there is nothing to learn",
+            "Name the masks in the manifest's column `mask`, and check that they are not empty",
+        )
+        return
     folds = {case.fold for case, _ in masked if case.fold is not None}
     for label, name in classes.items() if masked else ():
         holders = [case for case, labels in masked if label in labels]

@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from volumetric.check.hounsfield import BELOW_AIR_HU, check_hounsfield
 from volumetric.errors import IntensityError
 from volumetric.findings import Finding, Severity
+from volumetric.preprocess import measured
 from volumetric.volume import Volume
 
 _SAMPLES = 20_000  # a share of 1 % is known to 0.1 %
 _FEW_VALUES = 16  # an 8-bit image of the narrowest window has more
 _MOST_LABELS = 1023  # TotalSegmentator has 117, FreeSurfer's cortical labels go higher
+_ANISOTROPIC = 40.0  # cine MR has voxels of 0.3 x 0.3 x 10 mm
+_SPIKE = 5.0  # times as many as hold the values just below: what clipping leaves
 _FAR_MM = 5_000.0  # the longest scanner tables move 2 m; beyond, a header has another unit
 
 
@@ -32,6 +35,8 @@ class ImageStats:
         values: up to 20,000 evenly spread values, outside the padding its header names.
         share_padding: of the voxels that the header names padding, or hold the lowest value.
         share_high: of the other voxels, those that hold the highest value.
+        is_clipped: whether far more hold it than the values just below, as clipping leaves it,
+            and it is not the background.
         n_distinct: different values; only "more than 16" is exact.
         same_as_next: of neighbours along a row, off the lowest value, those that are equal;
             None where the values are not small whole numbers.
@@ -44,6 +49,7 @@ class ImageStats:
     values: NDArray[np.float64]
     share_padding: float
     share_high: float
+    is_clipped: bool
     n_distinct: int
     same_as_next: float | None
     n_blank: int
@@ -96,14 +102,13 @@ def measure_image(image: Volume) -> ImageStats:
     first = image.data[0]
     lows, highs = (end(first.flatten(1), dim=1) for end in (torch.amin, torch.amax))
     low, high = float(lows.min()), float(highs.max())
-    sample = _sample(first)
-    padding = sample == low
-    if image.about.padding is not None:
-        bottom, top = image.about.padding
-        padding |= (sample >= bottom) & (sample <= top)
-        values = sample[(sample < bottom) | (sample > top)]
-    else:
-        values = sample
+    drawn = _sample(first)
+    # As everywhere: in the stored type, where a padding of float64 has been rounded, too.
+    inside = measured(Volume(drawn[None, None, None], image.affine, about=image.about))
+    sample = drawn.to(torch.float64).numpy()
+    kept = inside.flatten().numpy()
+    padding = (sample == low) | ~kept
+    values = sample[kept]
     blank = (lows == highs).numpy()
     seen = np.flatnonzero(~blank)
     return ImageStats(
@@ -112,6 +117,7 @@ def measure_image(image: Volume) -> ImageStats:
         values=values,
         share_padding=float(padding.mean()),
         share_high=float((sample[~padding] == high).mean()) if not padding.all() else 0.0,
+        is_clipped=_is_clipped(first, sample[~padding], high),
         n_distinct=_count_distinct(first, sample),
         same_as_next=_same_as_next(first, sample, low, high),
         n_blank=int(blank[seen[0] : seen[-1]].sum()) if len(seen) else 0,
@@ -147,16 +153,16 @@ def _check_grid(image: Volume) -> Iterator[Finding]:
     if min(image.shape) < 4:
         yield _warning(
             "few-slices",
-            f"has {image.shape} voxels (D, H, W)",
+            f"has {_by(image.shape)} voxels (D, H, W)",
             "Check that it is the scan and not a localizer or a cut; it is taken as it is",
         )
     if max(image.shape) < 16:
         yield _warning(
             "tiny-volume",
-            f"has only {image.shape} voxels (D, H, W)",
+            f"has only {_by(image.shape)} voxels (D, H, W)",
             "Check that it is the scan and not a thumbnail",
         )
-    if spacing.max() > 20 * spacing.min():
+    if spacing.max() > _ANISOTROPIC * spacing.min():
         yield _warning(
             "extreme-anisotropy",
             f"has voxels of {_mm(spacing)} mm",
@@ -182,12 +188,15 @@ def _check_values(stats: ImageStats) -> Iterator[Finding]:
     if stats.label_like:
         yield _warning(
             "label-map-as-image",
-            f"holds {stats.n_distinct} different whole values in patches, as a map of labels does",
+            "holds 0 in every voxel, as a map of labels without any does"
+            if stats.n_distinct == 1
+            else f"holds {stats.n_distinct} different whole values in patches, as a map of labels "
+            "does",
             "Check that the image column does not name the mask",
         )
         return
     # A third and more of one value is a background, such as 0 around a lung cut out of a CT.
-    if 0.01 <= stats.share_high < 0.33:
+    if stats.is_clipped and 0.01 <= stats.share_high < 0.33:
         yield _warning(
             "clipped-intensities",
             f"{stats.share_high:.1%} of its voxels hold exactly the highest value, {stats.high:g}",
@@ -236,14 +245,28 @@ def _check_extremes(stats: ImageStats) -> Iterator[Finding]:
         )
 
 
-def _sample(first: torch.Tensor) -> NDArray[np.float64]:
+def _is_clipped(first: torch.Tensor, values: NDArray[np.float64], high: float) -> bool:
+    corners = first[:: _ends(first, 0), :: _ends(first, 1), :: _ends(first, 2)]
+    if float((corners == high).to(torch.float32).mean()) >= 0.5:  # the background
+        return False
+    found, counts = np.unique(values, return_counts=True)
+    if not found.size or found[-1] != high:
+        return False
+    # Labels are no spike: one has as many voxels as another.
+    return bool(len(found) > 1 and counts[-1] > _SPIKE * np.median(counts[-11:-1]))
+
+
+def _ends(first: torch.Tensor, axis: int) -> int:
+    return max(1, first.shape[axis] - 1)
+
+
+def _sample(first: torch.Tensor) -> torch.Tensor:
     """Evenly spread values: the step shares no factor with a slice, or it would draw columns."""
     flat = first.reshape(-1)
     step = max(1, -(-len(flat) // _SAMPLES))
     while gcd(step, first.shape[1] * first.shape[2]) > 1 and step > 1:
         step += 1
-    sample: NDArray[np.float64] = flat[::step].to(torch.float64).numpy()
-    return sample
+    return flat[::step]
 
 
 def _count_distinct(first: torch.Tensor, sample: NDArray[np.float64]) -> int:
@@ -271,6 +294,10 @@ def _count_repeated(first: torch.Tensor, blank: NDArray[np.bool_]) -> int:
     some = first[:, ::4, ::4]  # equal slices are equal here too; only these are compared whole
     alike = (some[1:] == some[:-1]).flatten(1).all(1).numpy() & ~blank[1:]
     return sum(torch.equal(first[at], first[at + 1]) for at in np.flatnonzero(alike))
+
+
+def _by(shape: tuple[int, int, int]) -> str:
+    return " x ".join(str(n) for n in shape)
 
 
 def _mm(spacing: NDArray[np.float64]) -> str:

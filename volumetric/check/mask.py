@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +20,22 @@ _LISTED = 10
 
 
 def reorder(mask: Volume, like: Volume) -> Volume:
-    """The mask's voxels with their axes in the order and direction nearest to the image's."""
-    ours, theirs = closest_axes(mask.affine), closest_axes(like.affine)
-    if ours == theirs:
+    """The mask's voxels with their axes in the order and direction nearest to the image's.
+
+    The two are compared with each other, not each with the world's axes: of a scan at 45 degrees
+    two of those are equally near, and rounding would choose.
+    """
+    beside = np.eye(4)
+    beside[:3, :3] = np.linalg.solve(
+        like.affine[:3, :3] / like.spacing, mask.affine[:3, :3] / mask.spacing
+    )
+    along = closest_axes(beside)
+    if along == ((0, 1), (1, 1), (2, 1)):
         return mask
-    order = [next(v for v, (world, _) in enumerate(ours) if world == axis) for axis, _ in theirs]
+    order = [next(v for v, (ours, _) in enumerate(along) if ours == axis) for axis in range(3)]
     affine = mask.affine[:, [*order, 3]].copy()
     data = mask.data.permute(0, *(1 + v for v in order))
-    flipped = [v for v, (_, sign) in enumerate(theirs) if ours[order[v]][1] != sign]
+    flipped = [axis for axis, v in enumerate(order) if along[v][1] < 0]
     for v in flipped:
         affine[:3, 3] += affine[:3, v] * (data.shape[1 + v] - 1)
         affine[:3, v] *= -1
@@ -46,7 +54,7 @@ def compare_grids(
         channels = "" if mask.data.shape[0] == 1 else f" in {mask.data.shape[0]} channels"
         yield GeometryError(
             "shape-mismatch",
-            f"mask has {mask.shape} voxels (D, H, W){channels}, its image {image.shape}",
+            f"mask has {_by(mask.shape)} voxels (D, H, W){channels}, its image {_by(image.shape)}",
             "Use the mask drawn on this image, or resample it onto the image's grid",
             path=path,
         )
@@ -115,11 +123,11 @@ def whole_labels(
         more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
         raise LabelError(
             "unknown-labels",
-            f"mask holds labels {unknown[:_LISTED]}{more}; "
+            f"mask holds {_labels(unknown[:_LISTED])}{more}; "
             + (
                 "1 to 255 can be used"
                 if classes is None
-                else f"the manifest declares {sorted(allowed)}"
+                else f"the manifest declares {_labels(sorted(allowed))}"
             ),
             "Correct the mask, or name the labels under `classes` in the manifest",
             path=path,
@@ -134,7 +142,7 @@ def _rounded(data: torch.Tensor, path: Path | None) -> torch.Tensor:
         raise LabelError(
             "fractional-labels",
             "mask holds values that are no whole numbers, e.g. "
-            f"{torch.unique(data[~whole])[:5].tolist()}",
+            + ", ".join(f"{value:.4g}" for value in torch.unique(data[~whole])[:5].tolist()),
             "Save it as whole labels, without smoothing or resampling",
             path=path,
         )
@@ -142,9 +150,9 @@ def _rounded(data: torch.Tensor, path: Path | None) -> torch.Tensor:
 
 
 def check_mask(
-    image: Volume, mask: Volume, *, counts: Mapping[int, int], classes: Mapping[int, str] | None
+    mask: Volume, *, counts: Mapping[int, int], classes: Mapping[int, str] | None
 ) -> Iterator[Finding]:
-    """What is odd about a mask that fits its image; `counts` are the voxels of each label."""
+    """What is odd about a mask's labels; `counts` are the voxels of each."""
     n_labelled = sum(counts.values())
     if n_labelled == 0:
         yield Finding(
@@ -162,8 +170,6 @@ def check_mask(
             f"mask holds label {next(iter(counts))} in every voxel",
             "Check that background is stored as 0",
         )
-    else:
-        yield from _check_signal(image, mask)
 
 
 def _check_classes(counts: Mapping[int, int], classes: Mapping[int, str]) -> Iterator[Finding]:
@@ -193,26 +199,17 @@ def count_labels(mask: Volume) -> dict[int, int]:
     return {label: count for label, count in enumerate(counts) if label and count}
 
 
-def _check_signal(image: Volume, mask: Volume) -> Iterator[Finding]:
-    """Labels that lie where the image holds nothing were drawn on another."""
-    values = image.data[0][mask.data[0] > 0]
-    empty = values == image.data[0].amin()
-    if image.about.padding is not None:
-        low, high = image.about.padding
-        empty |= (values >= low) & (values <= high)
-    share = float(empty.to(torch.float32).mean())
-    if share > 0.99:
-        yield Finding(
-            "mask-off-image",
-            "warning",
-            f"{share:.1%} of the labelled voxels lie where the image holds only background",
-            "Check that the mask was drawn on this image",
-        )
-
-
 def _occurring(labels: torch.Tensor) -> list[int]:
     counts: list[int] = torch.bincount(labels.reshape(-1), minlength=256).nonzero()[:, 0].tolist()
     return counts
+
+
+def _labels(numbers: Sequence[int]) -> str:
+    return f"label{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _by(shape: tuple[int, int, int]) -> str:
+    return " x ".join(str(n) for n in shape)
 
 
 def _corners(shape: tuple[int, int, int]) -> Affine:
@@ -236,7 +233,7 @@ def _parts_apart(image: Volume, mask: Volume) -> dict[str, tuple[float, str]]:
     in_voxels = np.linalg.solve(image.affine, mask.affine[:, 3] - image.affine[:, 3])[:3]
     is_half = bool((np.abs(np.abs(in_voxels) - 0.5) < _HARMLESS).all())
     stretched = np.linalg.norm((spacings[0] - spacings[1]) * (np.array(image.shape) - 1))
-    ours, theirs = ([float(f"{mm:.6g}") for mm in one] for one in spacings)
+    ours, theirs = (" x ".join(f"{mm:.6g}" for mm in one) for one in spacings)
     return {
         "direction-mismatch": (
             _farthest(_corners(image.shape), turned),
@@ -244,7 +241,7 @@ def _parts_apart(image: Volume, mask: Volume) -> dict[str, tuple[float, str]]:
         ),
         "spacing-mismatch": (
             float(stretched),
-            f"mask has a spacing of {theirs} mm (D, H, W), its image {ours}",
+            f"mask has voxels of {theirs} mm (D, H, W), its image of {ours}",
         ),
         "origin-mismatch": (
             float(shifted),

@@ -22,7 +22,8 @@ _SIGMAS = 6.0  # of 260 cases drawn from a normal distribution none lies so far 
 _SPACING_FACTOR = 2.0
 _EXTENT_FACTOR = 1.6  # half a scan is found; heads, hips and hippocampi differ by less
 _VOLUME_FACTOR = 5.0  # organs differ by 3, lesions by far more, and then spread says so
-_LISTED = 10
+_LISTED = 3  # ids; in full they are in the manifest or the folder
+_LONGEST = 48  # letters of an id that is a path
 _SHIFT_HU = 300.0  # a lost offset is 1000 or 1024
 
 
@@ -32,14 +33,16 @@ def find_outliers(seen: Seen, *, classes: Mapping[int, str]) -> list[Finding]:
     Far is beyond 6 times the median absolute deviation scaled to a normal distribution's sigma,
     and beyond a floor, so that a homogeneous set raises nothing; lengths and volumes are compared
     as logarithms. Where more than a tenth of the cases lies far out the set is a mixture, which
-    is said once. Intensity is compared in CT only: elsewhere its scale is arbitrary. A case whose
-    spacing is odd is compared no further.
+    is said once. Intensity is compared in CT only: elsewhere its scale is arbitrary. A single case
+    whose spacing is odd is compared no further: its lengths and volumes would be odd as well.
+    In a mixture they are not, and all are compared.
     """
     if len(seen) < _FEWEST:
         return []
     spacings = np.array([traits.spacing_mm for _, traits in seen])
     strange = _unlike(np.log(spacings), np.log(_SPACING_FACTOR))
-    others = [one for one, odd in zip(seen, strange, strict=True) if not odd]
+    mixed = _is_mixture(strange)
+    others = [one for one, odd in zip(seen, strange, strict=True) if mixed or not odd]
     found = list(_check_spacings(seen, spacings, strange))
     if len(others) < _FEWEST:
         return found
@@ -52,9 +55,10 @@ def find_outliers(seen: Seen, *, classes: Mapping[int, str]) -> list[Finding]:
 
 
 def list_ids(ids: Sequence[str]) -> str:
-    """The first ten ids, and how many more there are."""
+    """The first three ids, the ends of long ones, and how many more there are."""
     more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
-    return ", ".join(ids[:_LISTED]) + more
+    short = [name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}" for name in ids]
+    return ", ".join(short[:_LISTED]) + more
 
 
 def _check_spacings(
