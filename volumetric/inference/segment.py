@@ -11,11 +11,12 @@ from scipy import ndimage
 from volumetric.inference.window import predict_logits
 from volumetric.model import Model
 from volumetric.preprocess import labels_on_grid, prepare
+from volumetric.spec import ModelSpec
 from volumetric.volume import Volume
 
 
 def segment_volume(
-    model: Model,
+    model: Model[ModelSpec],
     image: Volume,
     *,
     overlap: float | None = None,

@@ -1,5 +1,15 @@
 """Networks: plain functions from numbers to an nn.Module over (B, C, D, H, W)."""
 
+from volumetric.models.cnn3d import small_cnn3d, video_network
+from volumetric.models.slices import SliceNetwork, slice_network
 from volumetric.models.unet import UNet
+from volumetric.models.weights import load_backbone
 
-__all__ = ["UNet"]
+__all__ = [
+    "SliceNetwork",
+    "UNet",
+    "load_backbone",
+    "slice_network",
+    "small_cnn3d",
+    "video_network",
+]

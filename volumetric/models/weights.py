@@ -1,0 +1,211 @@
+"""Weights learnt elsewhere: put whole into a network's trunk, or refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+import torch
+from torch import nn
+
+from volumetric.errors import ConfigError, DownloadError, UnreadableFileError, UnsupportedError
+
+Weights = Literal["none", "imagenet", "kinetics"] | Path
+State = Mapping[str, torch.Tensor]
+
+_HEADS = ("classifier", "fc", "head", "heads")
+_PREFIXES = {"imagenet": "IMAGENET1K", "kinetics": "KINETICS400"}
+
+
+def load_backbone(module: nn.Module, weights: Weights, *, name: str) -> bool:
+    """Whether the head's weights came too, once the trunk's lie in `module`, which is changed.
+
+    The trunk is everything but the last child if that is called classifier, fc, head or heads,
+    as in torchvision. Each of its tensors must be there in its shape, and nothing else may be. The
+    head is taken where its shapes agree, and may be absent. Load before the first layer is
+    adapted to other channels than three.
+
+    Args:
+        module: a network built under torchvision's own names.
+        weights: "none" leaves the module as it was initialised; "imagenet" and "kinetics" are
+            torchvision's own, from its cache or fetched, held against their hash; a path is a
+            file of tensors, .safetensors or torch's own.
+        name: torchvision's name of the network, to find its weights by and to name in errors.
+
+    Raises:
+        ConfigError: there are no such weights of this network.
+        DownloadError: the weights are not in the cache and cannot be fetched.
+        UnreadableFileError: the file is missing, broken, holds other things than tensors or
+            values that are not finite.
+        UnsupportedError: the tensors are of another network; the keys are named.
+    """
+    if weights == "none":
+        return False
+    path = weights if isinstance(weights, Path) else _cached(_url(name, weights))
+    state = _read_state(path)
+    own = module.state_dict()
+    head = _head_prefix(module)
+    trunk = {key for key in own if not (head and key.startswith(head))}
+    given = {key for key in state if not (head and key.startswith(head))}
+    _check_trunk(own, state, trunk=trunk, given=given, where=(name, path))
+    fits = {
+        key for key in own.keys() - trunk if key in state and state[key].shape == own[key].shape
+    }
+    with_head = bool(fits) and fits == own.keys() - trunk
+    chosen = given | fits if with_head else given
+    module.load_state_dict({key: state[key] for key in chosen}, strict=False)
+    return with_head
+
+
+def adapt_first_layer(module: nn.Module, n_channels: int) -> None:
+    """Let the module's first convolution, which takes three channels, take `n_channels`.
+
+    One channel gets the sum of the three kernels: a grey image answers as its RGB copy did. Other
+    numbers repeat the kernels in turn, times 3/n_channels, which keeps the size of the answer.
+
+    Raises:
+        ConfigError: fewer than one channel, or no convolution of three channels comes first.
+    """
+    convolutions = (m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
+    first = next(convolutions, None)
+    if n_channels < 1 or first is None or first.in_channels != 3:
+        raise ConfigError(
+            "bad-channels",
+            f"a first layer of {n_channels} channels cannot be made of {first}",
+            "Give at least one channel, and a network of RGB images",
+        )
+    if n_channels == 3:
+        return
+    kernels = first.weight.detach()
+    if n_channels == 1:
+        kernels = kernels.sum(1, keepdim=True)
+    else:
+        kernels = kernels[:, torch.arange(n_channels) % 3] * (3 / n_channels)
+    # Changed in place, since a convolution's other settings have a dozen names.
+    first.in_channels = n_channels
+    first.weight = nn.Parameter(kernels.clone())
+
+
+def _head_prefix(module: nn.Module) -> str | None:
+    names = [name for name, _ in module.named_children()]
+    return f"{names[-1]}." if names and names[-1] in _HEADS else None
+
+
+def _check_trunk(
+    own: State, state: State, *, trunk: set[str], given: set[str], where: tuple[str, Path]
+) -> None:
+    name, path = where
+    # Counters of batch norm are absent from files older than PyTorch 0.4.1, and change nothing.
+    missing = {key for key in trunk - given if not key.endswith("num_batches_tracked")}
+    faults = {
+        "missing": sorted(missing),
+        "unknown": sorted(given - trunk),
+        "of another shape": [
+            f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
+            for key in sorted(trunk & given)
+            if state[key].shape != own[key].shape
+        ],
+    }
+    found = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in faults.items() if keys)
+    if found:
+        raise UnsupportedError(
+            "weights-mismatch",
+            f"these are not the weights of {name}: {found}",
+            f"Give a file of torchvision's {name}, with its own names",
+            path=path,
+        )
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:4]) + (", …" if len(keys) > 4 else "")
+
+
+def _read_state(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    broken_file = (OSError, RuntimeError, ValueError, EOFError, LookupError)
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (*broken_file, pickle.UnpicklingError, SafetensorError) as error:
+        raise _unreadable(path, f"cannot be read as weights ({_first_line(error)})") from error
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
+        raise _unreadable(path, "holds other things than named tensors")
+    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise _unreadable(path, f"holds values that are not finite: {_some(broken)}")
+    return dict(state)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _unreadable(path: Path, reason: str) -> UnreadableFileError:
+    return UnreadableFileError(
+        "unreadable-weights",
+        reason,
+        "Give a state dict saved as .safetensors, or by torch.save(module.state_dict(), …)",
+        path=path,
+    )
+
+
+def _url(name: str, weights: str) -> str:
+    """Where torchvision keeps these weights: its default where several are of the kind."""
+    from torchvision.models import get_model_weights
+
+    try:
+        kinds = get_model_weights(name)
+        prefix = _PREFIXES[weights]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            "unknown-weights",
+            f"torchvision has no weights {weights!r} of a network {name!r}",
+            f"Use none, {', '.join(_PREFIXES)} or a file",
+        ) from error
+    chosen = [kinds.DEFAULT, *reversed(list(kinds))]
+    for kind in chosen:
+        if kind.name.startswith(prefix):
+            return str(kind.url)
+    raise ConfigError(
+        "unknown-weights",
+        f"torchvision has no weights {weights!r} of {name}",
+        f"It has {', '.join(kind.name for kind in kinds)}: use none, another kind or a file",
+    )
+
+
+def _cached(url: str) -> Path:
+    """The file of a URL in torch's cache, fetched where it is absent, proven by its hash."""
+    file_name = Path(urlparse(url).path).name
+    expected = Path(file_name).stem.rsplit("-", 1)[-1]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    if not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), expected, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise DownloadError(
+                "weights-not-fetched",
+                f"the weights are not there and cannot be fetched ({error})",
+                f"Put {file_name} there from a machine that is online, or use none or a file",
+                path=path,
+            ) from error
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(expected):
+        raise DownloadError(
+            "wrong-hash",
+            f"the file's SHA-256 begins {found[:8]}, not {expected}",
+            "Remove it, so that it is fetched again",
+            path=path,
+        )
+    return path
