@@ -125,7 +125,7 @@ def run(tmp_path: Path) -> Path:
     )
     with (folder / "folds" / "0" / "history.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["epoch", "train_loss", "val_loss", "val_dice"])
+        writer.writerow(["epoch", "train_loss", "val_loss", "val_score"])
         writer.writerows([[0, 0.9, "", ""], [1, 0.5, 0.6, 0.71], [2, 0.4, 0.5, 0.69]])
     return folder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from markupsafe import Markup
@@ -21,12 +21,16 @@ N_COLOURS = 7
 
 @dataclass(frozen=True)
 class Point:
-    """One case in a chart: where it lies, what its tooltip says, where its link leads."""
+    """One case in a chart: where it lies, what its tooltip says, where its link leads.
+
+    A marked one stands out from the others of its colour.
+    """
 
     x: float
     y: float
     title: str
     href: str
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def draw_agreement(points: Sequence[Point], *, colour: int, label: str, linked: 
             parts.append(
                 Markup('<path class="{}" d="M66 {:.1f}H{:.0f}"/>').format(style, y(value), _RIGHT)
             )
-    placed = [Point(x(p.x), y(p.y), p.title, p.href) for p in points]
+    placed = [replace(point, x=x(point.x), y=y(point.y)) for point in points]
     parts.append(_dots(placed, colour, linked))
     parts.append(
         Markup(
@@ -107,6 +111,33 @@ def limits_of_agreement(
         return bias, None, None
     spread = 1.96 * float(np.std(differences, ddof=1))
     return bias, bias - spread, bias + spread
+
+
+def draw_reliability(bins: Sequence[tuple[float, float, int]], *, label: str) -> Markup:
+    """Reliability diagram: a dot per bin (confidence, accuracy, cases), its area as its cases."""
+    if not bins:
+        return Markup('<p class="quiet">No case to show.</p>')
+    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    x, y = _scale(0, 1, 52, _RIGHT), _scale(0, 1, 290, 10)
+    parts = [_grid_x(ticks, x, 10, 290), _grid_y(ticks, y, 52)]
+    parts.append(Markup('<path class="zero" d="M52 290L{:.0f} 10"/>').format(_RIGHT))
+    most = max(n for _, _, n in bins)
+    one = Markup(
+        '<path class="gap" d="M{0:.1f} {1:.1f}V{2:.1f}"/>'
+        '<circle class="bin" cx="{0:.1f}" cy="{2:.1f}" r="{3:.1f}"><title>{4}</title></circle>'
+    )
+    for confidence, accuracy, n in bins:
+        title = f"{n} {'case' if n == 1 else 'cases'}: {accuracy:.3f} right at {confidence:.3f}"
+        radius = max(3.0, 9 * math.sqrt(n / most))
+        parts.append(one.format(x(confidence), y(confidence), y(accuracy), radius, title))
+    parts.append(
+        Markup(
+            '<text class="axis" x="249" y="328" text-anchor="middle">mean confidence</text>'
+            '<text class="axis" x="-150" y="12" transform="rotate(-90)" text-anchor="middle">'
+            "fraction right</text>"
+        )
+    )
+    return _svg(Markup("").join(parts), 336, label)
 
 
 def draw_curves(curves: Mapping[str, Curve], *, label: str, top: float | None) -> Markup:
@@ -145,7 +176,7 @@ def _strip(strip: Strip, x: Callable[[float], float], y: float, step: float, lin
         rank = heights[column] = heights.get(column, 0) + 1
         # Points of one column fan out from the middle: 0, +1, -1, +2, … and fold back when full.
         offset = (rank // 2) * 4.4 * (1 if rank % 2 else -1)
-        placed.append(Point(x(point.x), middle + math.fmod(offset, room), point.title, point.href))
+        placed.append(replace(point, x=x(point.x), y=middle + math.fmod(offset, room)))
     parts = [
         Markup('<text class="row" x="8" y="{:.1f}">{}</text>').format(
             middle + 4, strip.name if len(strip.name) <= 20 else strip.name[:19] + "…"
@@ -170,7 +201,18 @@ def _strip(strip: Strip, x: Callable[[float], float], y: float, step: float, lin
 
 
 def _dots(points: Sequence[Point], colour: int, linked: int) -> Markup:
-    style = f"dot class-{colour % N_COLOURS}"
+    if any(point.marked for point in points):
+        parted = [[p for p in points if p.marked is marked] for marked in (False, True)]
+        return Markup("").join(
+            _group(group, style, linked)
+            for group, style in zip(parted, (f"class-{colour % N_COLOURS}", "marked"), strict=True)
+            if group
+        )
+    return _group(points, f"class-{colour % N_COLOURS}", linked)
+
+
+def _group(points: Sequence[Point], colour: str, linked: int) -> Markup:
+    style = f"dot {colour}"
     if linked > _MOST_LINKED:
         path = "".join(f"M{point.x:.1f} {point.y:.1f}h0" for point in points)
         return Markup('<path class="{} dots" d="{}"/>').format(style, path)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.report import scores
 from pipeline.report.drawing import CLASS_COLOURS, CONFUSED, FALSE, MISSED
 from pipeline.report.pictures import Picture, draw_case
 from pipeline.report.plots import agreement_plots, strip_plots, training_plots
-from pipeline.report.record import Record, read_record
-from pipeline.report.wording import humanise, is_table, known, scalar_text
+from pipeline.report.record import Record, command_text, read_record, spent_text
+from pipeline.report.template import write_page
+from pipeline.report.wording import known
 from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
-_HERE = Path(__file__).parent
 _TASKS = {"segment": "Segmentation", "recognize": "Recognition"}
 
 
@@ -59,10 +57,7 @@ def write_report(
         for number, case in enumerate(shown)
     }
     context = _context(record, ordered, pictures, classes=classes, n_apart=n_apart)
-    out = run / "report" / "index.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_environment().get_template("page.html").render(context), encoding="utf-8")
-    return out
+    return write_page(run / "report" / "index.html", "page.html", context)
 
 
 def anchor(case: str, *, pictured: bool) -> str:
@@ -78,24 +73,6 @@ def _picture(
     except VolumetricError as error:
         # Without the path: a file's name may name a person.
         return f"No picture: {error.reason}. {error.remedy}."
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters.update(
-        humanise=humanise,
-        metric_name=scores.metric_name,
-        metric_unit=scores.metric_unit,
-        scalar=scalar_text,
-    )
-    environment.tests["table"] = is_table
-    return environment
 
 
 def _context(
@@ -114,7 +91,6 @@ def _context(
         for case in ordered
     }
     return {
-        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),  # ours, trusted
         "record": record,
         "task": _TASKS.get(str(results.get("task")), "Prediction"),
         "headline": _headline(results, names),
@@ -150,7 +126,7 @@ def _context(
         ],
         "differences": (("missed", MISSED), ("false", FALSE), ("wrong class", CONFUSED)),
         "origin": {k: v for k, v in record.provenance.items() if k != "command"},
-        "command": _command(record.provenance.get("command")),
+        "command": command_text(record),
     }
 
 
@@ -183,19 +159,11 @@ def _facts(record: Record, ordered: Sequence[Mapping[str, Any]]) -> list[tuple[s
     facts.append(("quarantined", str(len(record.quarantine))))
     if (folds := len({case.get("fold") for case in ordered} - {None})) > 1:
         facts.append(("folds", str(folds)))
-    spent = [known(value) for value in (provenance.get("seconds") or {}).values()]
-    if total := sum(value for value in spent if value is not None):
-        facts.append(("of computing", _duration(total)))
+    if spent := spent_text(record):
+        facts.append(("of computing", spent))
     if provenance.get("device"):
         facts.append(("device", str(provenance["device"])))
     return facts
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _summary(
@@ -271,9 +239,3 @@ def _case_view(
         "row": [cell(metric, column) for metric, column in _columns(metrics, names)],
         "reasons": scores.missing_reasons(case),
     }
-
-
-def _command(command: object) -> str:
-    if isinstance(command, list):
-        return shlex.join(str(part) for part in command)
-    return "" if command is None else str(command)

@@ -13,6 +13,7 @@ from pipeline.report.charts import (
     Strip,
     draw_agreement,
     draw_curves,
+    draw_reliability,
     draw_strips,
     limits_of_agreement,
 )
@@ -102,19 +103,52 @@ def _agreement_text(differences: list[float]) -> str:
     return ", ".join([*parts, f"n = {len(differences)}"])
 
 
+def truth_plot(cases: Cases, names: Sequence[str], links: Mapping[str, str]) -> Markup | None:
+    """A strip per class: the probability its cases got of it, wrong ones marked; None without."""
+    strips = []
+    for name in names:
+        points = []
+        for case in cases:
+            value = known((case.get("probabilities") or {}).get(name))
+            if value is not None and name in (case.get("truth") or []):
+                guess = ", ".join(str(found) for found in case.get("predicted") or []) or "none"
+                wrong = name not in (case.get("predicted") or [])
+                title = f"{case['id']}: {name} {value:.3f}, predicted {guess}"
+                points.append(Point(value, 0.0, title, links[str(case["id"])], wrong))
+        if points:
+            # One colour: rows tell the classes apart, and the marked ones must stand out.
+            strips.append(Strip(name, 1, points, None, None))
+    if not strips:
+        return None
+    linked = sum(len(strip.points) for strip in strips)
+    return draw_strips(strips, label="Probability of the true class", top=1.0, linked=linked)
+
+
+def reliability_plot(bins: Sequence[Mapping[str, Any]]) -> Markup | None:
+    """Accuracy against confidence of the bins that hold a case; None without any."""
+    found = [
+        (confidence, accuracy, int(one["n"]))
+        for one in bins
+        if (confidence := known(one.get("confidence"))) is not None
+        and (accuracy := known(one.get("accuracy"))) is not None
+    ]
+    label = "Reliability: fraction right against mean confidence"
+    return draw_reliability(found, label=label) if found else None
+
+
 def training_plots(
     history: Mapping[str, Mapping[str, Curve]],
 ) -> list[tuple[str, Markup, Markup, str]]:
-    """For every fold: its name, its loss curves, its Dice curve and where it ended."""
+    """For every fold: its name, its loss curves, its curve on held-out cases and where it ended."""
     plots = []
     for fold, curves in history.items():
         loss = {name: curves.get(name, []) for name in ("train_loss", "val_loss")}
-        dice = {name: curves.get(name, []) for name in ("train_dice", "val_dice")}
+        score = {"val_score": curves.get("val_score", [])}
         plots.append(
             (
                 fold,
                 draw_curves(loss, label=f"Loss of fold {fold} over epochs", top=None),
-                draw_curves(dice, label=f"Validation Dice of fold {fold} over epochs", top=1.0),
+                draw_curves(score, label=f"Held-out score of fold {fold} over epochs", top=1.0),
                 _training_text(curves),
             )
         )
@@ -124,9 +158,10 @@ def training_plots(
 def _training_text(curves: Mapping[str, Curve]) -> str:
     parts = []
     if losses := curves.get("train_loss"):
-        parts.append(f"last epoch {losses[-1][0]:g}, training loss {losses[-1][1]:.3f}")
-    if dices := curves.get("val_dice"):
-        epoch, best = max(dices, key=lambda point: point[1])
-        last = dices[-1][1]
-        parts.append(f"Dice on held-out patches {last:.3f}, best {best:.3f} at epoch {epoch:g}")
-    return "; ".join(parts).replace("-", "\N{MINUS SIGN}")
+        loss = f"{losses[-1][1]:.3f}".replace("-", "\N{MINUS SIGN}")
+        parts.append(f"last epoch {losses[-1][0]:g}, training loss {loss}")
+    if held := curves.get("val_score"):
+        epoch, best = max(held, key=lambda point: point[1])
+        last = held[-1][1]
+        parts.append(f"held-out score {last:.3f}, best {best:.3f} at epoch {epoch:g}")
+    return "; ".join(parts)

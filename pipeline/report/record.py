@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.report.wording import known
 from volumetric.errors import UnreadableFileError
 
 Curve = list[tuple[float, float]]
@@ -63,6 +65,24 @@ def read_record(run: Path) -> Record:
             for path in sorted((run / "folds").glob("*/history.csv"), key=_fold_order)
         },
     )
+
+
+def command_text(record: Record) -> str:
+    """The command that made the run, as it is typed; "" where it is unknown."""
+    command = record.provenance.get("command")
+    if isinstance(command, list):
+        return shlex.join(str(part) for part in command)
+    return "" if command is None else str(command)
+
+
+def spent_text(record: Record) -> str:
+    """How long all stages took together; "" where nothing was recorded."""
+    spent = [known(value) for value in (record.provenance.get("seconds") or {}).values()]
+    seconds = sum(value for value in spent if value is not None)
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds else ""
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _fold_order(path: Path) -> tuple[int, str]:

@@ -1,0 +1,152 @@
+"""What a person may choose about classification."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.sections import (
+    CommonConfig,
+    Fraction,
+    IntervalSection,
+    LearningSection,
+    Positive,
+    Section,
+)
+
+_BY_FRAME = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
+
+
+class PrepareSection(Section):
+    """How clips become network input: decoded once, thinned out, made small, kept as bytes."""
+
+    rate: Annotated[float, Field(gt=0)] | None = None
+    """Frames a second; unset: the median of the data set's own, at most 15."""
+    size: Annotated[int, Field(ge=8)] = 128
+    """Pixels along the shorter side; larger than `model.size`, so that there is room to crop."""
+    workers: Positive = 2
+    """Cases prepared at a time."""
+
+
+class ModelSection(Section):
+    """The network and what it sees of a clip."""
+
+    kind: Literal[
+        "small_cnn3d",
+        "r3d_18",
+        "mc3_18",
+        "r2plus1d_18",
+        "s3d",
+        "mvit_v2_s",
+        "swin3d_t",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "resnet18",
+    ] = "small_cnn3d"
+    """A 3D network, or a 2D one that sees frame by frame."""
+    weights: str = "none"
+    """`none`, `imagenet`, `kinetics`, or a local file in torchvision's format."""
+    trunk: Literal["train", "frozen"] = "train"
+    """Frozen: a 2D network keeps its weights, what it sees is kept on disk, heads alone learn."""
+    input: Literal["rgb", "residual", "both"] = "rgb"
+    """Frames, differences between neighbours, or both: as channels, or a 2D network's streams."""
+    normalise: Literal["fixed", "clip"] = "fixed"
+    """By the mean and spread of all photographs, or of each clip: for dark recordings."""
+    frames: Positive = 16
+    """Frames the network sees at a time."""
+    stride: Positive = 1
+    """Prepared frames from one of them to the next, where sampling is dense."""
+    sampling: Literal["dense", "uniform", "segments"] = "uniform"
+    """Neighbours from a random start; all of the clip, evenly; one of each of equal parts."""
+    size: Annotated[int, Field(ge=8)] = 112
+    """Pixels along both sides of what the network sees."""
+    fit: Literal["crop", "whole"] = "crop"
+    """Cut a square out of the frame, or squeeze all of it into one."""
+    aggregate: Literal["mean", "max", "attention", "mean_max", "conv3d"] = "mean"
+    """How a 2D network's frames become one answer; see volumetric.models.heads.SliceHead."""
+    shift: bool = False
+    """Let a 2D network pass features from frame to frame (TSM)."""
+
+    @model_validator(mode="after")
+    def _can_freeze(self) -> ModelSection:
+        needs = {
+            "a 2D network": self.kind in _BY_FRAME,
+            "weights": self.weights != "none",
+            "sampling uniform": self.sampling == "uniform",
+            "shift false": not self.shift,
+        }
+        missing = [name for name, met in needs.items() if not met]
+        if self.trunk == "frozen" and missing:
+            raise ValueError(f"trunk frozen needs {' and '.join(missing)}")
+        return self
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names, if it is one."""
+        return None if self.weights in ("none", "imagenet", "kinetics") else Path(self.weights)
+
+
+class AugmentSection(Section):
+    """See volumetric.clip_augment.ClipAugmentation.
+
+    With a frozen trunk: p_flip and both mixings act on what it saw, the others not at all.
+    """
+
+    scale: tuple[Fraction, Fraction] = (0.5, 1.0)
+    aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
+    p_flip: Fraction = 0.5
+    """0 where the manifest says that sides matter, whatever is set here."""
+    brightness: Fraction = 0.2
+    contrast: Fraction = 0.2
+    saturation: Fraction = 0.2
+    p_erase: Fraction = 0.0
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+    cutmix_alpha: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TrainSection(LearningSection):
+    """How the network learns."""
+
+    steps_per_epoch: Positive = 50
+    batch_size: Positive = 16
+    """Clips a step."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    balance: Fraction = 0.5
+    """0: cases are drawn evenly; 1: classes are; between: as the power of their size."""
+    adjust_logits: bool = False
+    """Learn above the frequencies that classes are drawn with: rare ones are named more often."""
+    members: Positive = 1
+    """Heads on a frozen trunk that learn one after the other; their answers are averaged."""
+    cache_gb: Annotated[float, Field(ge=0)] = 4.0
+    """Prepared clips are held in memory if they fit in this, else read clip by clip."""
+    augment: AugmentSection = AugmentSection()
+
+
+class PredictSection(Section):
+    """The test protocol: views along time times crops of each frame, averaged."""
+
+    views: Positive = 4
+    crops: Literal[1, 3] = 1
+
+
+class EvaluateSection(IntervalSection):
+    """How predictions are scored."""
+
+
+class ClassifyConfig(CommonConfig):
+    """A run that learns a label for a whole clip."""
+
+    task: Literal["classify"]
+    prepare: PrepareSection = PrepareSection()
+    model: ModelSection = ModelSection()
+    train: TrainSection = TrainSection()
+    predict: PredictSection = PredictSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> ClassifyConfig:
+        if self.train.members > 1 and self.model.trunk != "frozen":
+            raise ValueError("train.members above 1 needs model.trunk frozen")
+        return self

@@ -1,0 +1,55 @@
+"""Keys of classification: what each result was made from; see pipeline/keys.py."""
+
+from __future__ import annotations
+
+from pipeline.files import hash_code, hash_files, hash_values
+from pipeline.keys import facts_key, read_plan
+from pipeline.run import ClassifyRun
+from volumetric.cases import Case
+from volumetric.spec import ClassifierSpec
+
+_UNLEARNED = ("cache_gb",)
+_SHOWING = ("clips", "clip_augment", "inference/clips", "models", "spec")
+
+
+def prepared_key(run: ClassifyRun, case: Case) -> str:
+    """Of the case's facts and of how the plan prepares it."""
+    plan = read_plan(run)
+    return hash_values(facts_key(run, case), plan["rate"], plan["short_side"])
+
+
+def training_key(run: ClassifyRun, fold: int) -> str:
+    """Of the prepared cases outside the fold, the network, the settings and the code."""
+    settings = run.config.train.model_dump(mode="json")
+    settings = {name: value for name, value in settings.items() if name not in _UNLEARNED}
+    cases = run.labelled_cases()
+    # With patience, the held-out cases decide when to stop.
+    seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    return hash_values(
+        [(case.id, case.label, case.fold == fold, prepared_key(run, case)) for case in seen],
+        [run.config.model.model_dump(mode="json"), _weights_bytes(run), read_plan(run)],
+        [run.data_set.labels, run.data_set.multi_label, run.data_set.sides_matter],
+        [settings, run.config.seed],
+        hash_code(*_SHOWING, "clip_dataset", "features", "learning", "losses"),
+    )
+
+
+def features_key(run: ClassifyRun, prepared: str) -> str:
+    """Of a prepared case's key, the trunk, what it is shown, and the code."""
+    model = run.config.model.model_dump(mode="json")
+    mirror = not run.data_set.sides_matter and run.config.train.augment.p_flip > 0
+    weights, code = _weights_bytes(run), hash_code(*_SHOWING, "features")
+    return hash_values(prepared, model, weights, mirror, code)
+
+
+def prediction_key(run: ClassifyRun, case: Case, spec: ClassifierSpec) -> str:
+    """Of the weights, the prepared case, the test protocol and the code."""
+    weights = spec.folds[str(case.fold)]["weights_sha256"]
+    protocol = run.config.predict.model_dump(mode="json")
+    code = hash_code("clips", "clip_augment", "inference")
+    return hash_values(weights, prepared_key(run, case), protocol, code)
+
+
+def _weights_bytes(run: ClassifyRun) -> str | None:
+    path = run.config.model.weights_file
+    return None if path is None else hash_files([path])

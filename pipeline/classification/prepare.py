@@ -1,0 +1,132 @@
+"""Prepare: probe every clip, choose rate and size, decode once, keep small frames as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pipeline.classification.keys import prepared_key
+from pipeline.files import write_json
+from pipeline.keys import read_plan
+from pipeline.measure import Facts, Known, Measured, measure_cases
+from pipeline.progress import Each, each_in_threads, one_core_each
+from pipeline.provenance import record_time
+from pipeline.run import ClassifyRun, quarantine
+from volumetric.cases import Case
+from volumetric.check.clip import check_clip
+from volumetric.check.clips import ClipTraits, check_clips
+from volumetric.errors import UnreadableFileError
+from volumetric.findings import Finding
+from volumetric.io.prepared import open_prepared, write_prepared
+from volumetric.io.video.clip import read_clip
+from volumetric.io.video.probe import probe_video
+
+_FASTEST = 15.0  # frames a second, unless asked for: what people do is seen at less
+
+
+def prepare(run: ClassifyRun, *, each: Each | None = None) -> None:
+    """Write fingerprint.json, plan.json and prepared/<case>.safetensors of every sound clip.
+
+    Each video is decoded whole once to prove what it is (kept under prepared/probes by its
+    bytes), and once to make its frames small; training never decodes. What the data doctor
+    noticed goes to findings.json, the worst first, and cases with an error to quarantine.
+
+    Raises:
+        ManifestError: no case is left.
+    """
+    workers = run.config.prepare.workers
+    each = each or each_in_threads(workers)
+    with record_time(run.folder, "prepare"), one_core_each(workers):
+        facts = measure_cases(
+            run,
+            lambda case: _measure(run, case),
+            compare=lambda known: _compare(run, known),
+            each=each,
+        )
+        _choose(run, facts)
+        cases = run.usable_cases("prepare")
+        for case, error in each(lambda case: _prepare_case(run, case), cases, "prepare"):
+            if error is not None:
+                quarantine(run, "prepare", case, error)
+
+
+def _probes(run: ClassifyRun) -> Path:
+    return run.prepared / "probes"
+
+
+def _measure(run: ClassifyRun, case: Case) -> Measured:
+    data_set = run.data_set
+    labels = None if case.label is None else data_set.labels
+    checked = check_clip(case, labels=labels, multi_label=data_set.multi_label, cache=_probes(run))
+    facts = {} if checked.traits is None else {"traits": asdict(checked.traits)}
+    return Measured(checked.findings, checked.error, facts)
+
+
+def _compare(run: ClassifyRun, known: Known) -> list[Finding]:
+    traits = [(case, ClipTraits(**facts["traits"])) for case, facts in known]
+    return check_clips(traits, labels=run.data_set.labels)
+
+
+def _choose(run: ClassifyRun, facts: Facts) -> None:
+    """Write fingerprint.json and plan.json: every choice with its reason."""
+    traits = [found["traits"] for found in facts.values()]
+    fingerprint = _sum_up(run, traits)
+    write_json(run.folder / "fingerprint.json", fingerprint)
+    wanted = run.config.prepare
+    usual = fingerprint["rate"]["median"]
+    rate, why = min(usual, _FASTEST), f"the median, {usual:g}, at most {_FASTEST:g} frames a second"
+    if wanted.rate is not None:
+        rate, why = wanted.rate, "set in the configuration"
+    plan = {
+        "values": {"rate": rate, "short_side": wanted.size},
+        "why": {"rate": why, "short_side": "set in the configuration"},
+    }
+    write_json(run.folder / "plan.json", plan)
+
+
+def _sum_up(run: ClassifyRun, traits: list[Mapping[str, Any]]) -> dict[str, Any]:
+    known = {case.id for case in run.usable_cases("prepare")}
+    labels = [case.label for case in run.cases if case.id in known and case.label is not None]
+    counts = dict.fromkeys(run.data_set.labels, 0)
+    for label in labels:
+        for name in label.split(";") if run.data_set.multi_label else [label]:
+            counts[name.strip()] = counts.get(name.strip(), 0) + 1
+    return {
+        "n_cases": len(traits),
+        "modality": run.data_set.modality,
+        "labels": counts,
+        **{
+            name: _spread([one[name] for one in traits])
+            for name in ("rate", "duration_s", "n_frames", "width", "height")
+        },
+    }
+
+
+def _spread(values: list[float | None]) -> dict[str, float | None]:
+    found = [value for value in values if value is not None]
+    if not found:
+        return {"median": None, "min": None, "max": None}
+    return {"median": median(found), "min": min(found), "max": max(found)}
+
+
+def _prepare_case(run: ClassifyRun, case: Case) -> None:
+    """Write one clip as network input."""
+    plan = read_plan(run)
+    key = prepared_key(run, case)
+    path = run.prepared / f"{case.id}.safetensors"
+    if _standing_key(path) == key:
+        return
+    probe = probe_video(case.image, cache=_probes(run))
+    clip = read_clip(case.image, rate=plan["rate"], size=plan["short_side"], probe=probe)
+    write_prepared(path, clip, None, foreground={}, facts={"key": key, "id": case.id})
+
+
+def _standing_key(path: Path) -> str | None:
+    try:
+        key: str = open_prepared(path).facts["key"]
+    except UnreadableFileError:
+        return None
+    return key

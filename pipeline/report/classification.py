@@ -1,0 +1,277 @@
+"""The page of a run that labels whole clips: what it got right, and how it went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pipeline.report import scores
+from pipeline.report.confusion import commonest_share, draw_confusion, worst_pairs
+from pipeline.report.filmstrip import Film, Lane, draw_chances, draw_film, draw_lanes
+from pipeline.report.page import anchor
+from pipeline.report.plots import reliability_plot, training_plots, truth_plot
+from pipeline.report.record import Record, command_text, read_record, spent_text
+from pipeline.report.template import write_page
+from pipeline.report.wording import humanise, known
+from volumetric.cases import Case
+from volumetric.errors import VolumetricError
+
+_ALL = "all"  # the pseudo class: every case, or the mean over classes
+_HEADLINE = ("top1", "balanced_accuracy", "f1", "average_precision", "auroc")
+_MEANS = ("f1", "auroc", "average_precision")  # of classes, where "all" is asked for
+_MOST_BARS = 5
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+_Result = Mapping[str, Any]
+
+
+def write_classification_report(run: Path, cases: Sequence[Case], *, n_pictures: int = 24) -> Path:
+    """Write `<run>/report/index.html`, the surest mistakes first, and return its path.
+
+    Every number comes from a file of the run; filmstrips are made from `<run>/prepared/<id>
+    .safetensors` of the first `n_pictures` cases, and all cases are listed. `cases` are those of
+    the manifest: only theirs are pictured, and those without a result are counted. A case whose
+    picture cannot be made says why in its place.
+
+    Raises:
+        UnreadableFileError: a file of the run is damaged.
+    """
+    record = read_record(run)
+    ordered = surest_mistakes_first(record.results.get("cases") or [])
+    own = {case.id for case in cases}
+    pictured = [str(case["id"]) for case in ordered if str(case["id"]) in own][:n_pictures]
+    films = {name: _film(run / "prepared", name) for name in pictured}
+    n_apart = len(own - {str(case["id"]) for case in ordered})
+    context = _context(record, ordered, films) | {"n_apart": n_apart}
+    return write_page(run / "report" / "index.html", "classification.html", context)
+
+
+def surest_mistakes_first(cases: Sequence[_Result]) -> list[_Result]:
+    """Cases by rising probability of the truth; then those without, the least sure first."""
+
+    def rank(case: _Result) -> tuple[bool, float, str]:
+        value = _true_probability(case)
+        found = [p for p in map(known, (case.get("probabilities") or {}).values()) if p is not None]
+        sure = max(found, default=1.0)
+        return value is None, sure if value is None else value, str(case["id"])
+
+    return sorted(cases, key=rank)
+
+
+def _true_probability(case: _Result) -> float | None:
+    return known((case.get("scores") or {}).get("true_probability"))
+
+
+def _film(folder: Path, name: str) -> Film | str:
+    # An id comes from a file: one that is no plain name must not lead out of the folder.
+    path = folder / f"{name}.safetensors"
+    if path.parent != folder or "\0" in name:
+        return "No picture: the id names no file."
+    try:
+        return draw_film(path)
+    except VolumetricError as error:
+        # Without the path: a file's name may name a person.
+        return f"No picture: {error.reason}. {error.remedy}."
+
+
+def _context(
+    record: Record, ordered: Sequence[_Result], films: Mapping[str, Film | str]
+) -> dict[str, Any]:
+    results = record.results
+    labels = [str(label) for label in results.get("labels") or []]
+    links = {
+        name: "#" + quote(anchor(name, pictured=name in films))
+        for name in (str(case["id"]) for case in ordered)
+    }
+    confusion, metrics = results.get("confusion"), results.get("metrics") or {}
+    bins = results.get("reliability") or []
+    return {
+        "record": record,
+        "multi_label": bool(results.get("multi_label")),
+        "headline": _headline(metrics),
+        "protocol": protocol_text(results.get("protocol") or {}),
+        "baseline": _baseline(confusion, labels),
+        "facts": _facts(record, ordered),
+        "notes": [str(note) for note in results.get("notes") or []],
+        "confidence": f"{100 * results.get('confidence', 0.95):g} %",
+        **_tables(results, labels),
+        "confusion": confusion and draw_confusion(confusion, labels, links),
+        "mistakes": worst_pairs(confusion, labels) if confusion else [],
+        "reliability": reliability_plot(bins),
+        "strips": truth_plot(ordered, labels, links),
+        "trainings": training_plots(record.history),
+        "cases": [
+            _case_view(case, labels, films.get(str(case["id"])))
+            | {"rank": rank, "link": links[str(case["id"])]}
+            for rank, case in enumerate(ordered, start=1)
+        ],
+        "n_pictured": len(films),
+        **_fingerprint(record.fingerprint),
+        "origin": {k: v for k, v in record.provenance.items() if k != "command"},
+        "command": command_text(record),
+    }
+
+
+def _fingerprint(fingerprint: _Result) -> dict[str, _Result]:
+    """Single facts; cases by label, whose names are shown as they are; spreads as one table."""
+    others = {key: value for key, value in fingerprint.items() if key != "labels"}
+    return {
+        "counts": fingerprint.get("labels") or {},
+        "traits": {k: v for k, v in others.items() if not isinstance(v, Mapping)},
+        "spreads": {humanise(k): v for k, v in others.items() if isinstance(v, Mapping)},
+    }
+
+
+def protocol_text(protocol: _Result) -> str:
+    """The test protocol as a sentence; "" where it is unknown."""
+    if not {"views", "crops", "frames", "sampling", "size", "fit", "rate"} <= set(protocol):
+        return ""
+    views, crops, stride = protocol["views"], protocol["crops"], protocol.get("stride", 1)
+    frames, rate, size = protocol["frames"], protocol["rate"], protocol["size"]
+    how = {"uniform": "spread evenly over the clip", "segments": "one of each of equal parts"}
+    chosen = how.get(str(protocol["sampling"]))
+    if chosen is None:
+        step = "each" if stride == 1 else f"every {stride}th" if stride > 3 else f"every {stride}."
+        step = {2: "every second", 3: "every third"}.get(stride, step)
+        chosen = f"{step} prepared frame, {frames * stride / rate:.2f} s long"
+    fit = "cut out of" if protocol["fit"] == "crop" else "squeezed from"
+    seen = {"residual": "frame differences", "both": "frames and their differences"}
+    averaged = "" if views * crops == 1 else "; their probabilities are averaged"
+    return (
+        f"Tested on {views} {'view' if views == 1 else 'views'} {_TIMES} {crops} "
+        f"{'crop' if crops == 1 else 'crops'} of each clip{averaged}. A view is {frames} "
+        f"{seen.get(str(protocol.get('input')), 'frames')} ({chosen}) at {rate:g} frames a second, "
+        f"{size} {_TIMES} {size} px {fit} the frame."
+    )
+
+
+def _baseline(confusion: _Result | None, labels: Sequence[str]) -> str:
+    share = commonest_share(confusion) if confusion else None
+    if share is None:
+        return ""
+    row, part = share
+    n_present = sum(any(counts) for counts in (confusion or {})["counts"])
+    return (
+        f"For comparison: always naming {labels[row]}, the commonest class, would score "
+        f"{part:.3f} top-1 and {1 / n_present:.3f} balanced accuracy."
+    )
+
+
+def _headline(metrics: _Result) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": _overall_name(metric),
+            "value": scores.number(summary.get("mean"), metric, reason=summary.get("reason")),
+            "interval": scores.interval(summary, metric),
+        }
+        for metric in _HEADLINE
+        if (summary := metrics.get(metric, {}).get(_ALL)) is not None
+    ]
+
+
+def _overall_name(metric: str) -> str:
+    name = scores.metric_name(metric)
+    return f"{name}, mean of classes" if metric in _MEANS else name
+
+
+def _facts(record: Record, ordered: Sequence[_Result]) -> list[tuple[str, str, str]]:
+    """What a reader asks first, as (label, text, link or "")."""
+    n_cases = len(ordered)
+    scored = [case for case in ordered if _true_probability(case) is not None]
+    facts = [("case" if n_cases == 1 else "cases", str(n_cases), "#all")]
+    if scored:
+        subjects = {case.get("subject") for case in scored}
+        facts.append(("subject" if len(subjects) == 1 else "subjects", str(len(subjects)), ""))
+        wrong = sum(_verdict(case) == "wrong" for case in scored)
+        facts.append(("wrong", str(wrong), ""))
+        if len(scored) < n_cases:
+            facts.append(("without truth", str(n_cases - len(scored)), ""))
+    n_apart = len(record.quarantine)
+    facts.append(("quarantined", str(n_apart), "#quarantine" if n_apart else ""))
+    if (folds := len({case.get("fold") for case in ordered} - {None})) > 1:
+        facts.append(("folds", str(folds), ""))
+    told = (
+        ("of computing", spent_text(record)),
+        ("device", record.provenance.get("device")),
+    )
+    return facts + [(label, str(text), "") for label, text in told if text]
+
+
+def _tables(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
+    """Metrics of all cases, beside those of single views, and metrics by class."""
+    metrics, of_views = results.get("metrics") or {}, results.get("view_metrics") or {}
+    several = any(len(case.get("views") or []) > 1 for case in results.get("cases") or [])
+    overall = [
+        {
+            "name": _overall_name(metric),
+            "cells": [
+                _cell(table.get(metric, {}).get(_ALL), metric)
+                for table in ((metrics, of_views) if several and of_views else (metrics,))
+            ],
+        }
+        for metric in metrics
+        if _ALL in metrics[metric]
+    ]
+    by_class = [m for m in metrics if any(label in metrics[m] for label in labels)]
+    return {
+        "overall": overall,
+        "levels": ["Clips", "Single views"] if several and of_views else ["Clips"],
+        "class_metrics": [scores.metric_name(metric) for metric in by_class],
+        "classes": [
+            {"name": label, "cells": [_cell(metrics[m].get(label), m) for m in by_class]}
+            for label in labels
+            if by_class
+        ],
+        "meanings": [
+            (scores.metric_name(m), scores.metric_meaning(m))
+            for m in metrics
+            if scores.metric_meaning(m)
+        ],
+    }
+
+
+def _cell(summary: _Result | None, metric: str) -> dict[str, Any] | None:
+    if summary is None:
+        return None
+    value = scores.number(summary.get("mean"), metric, reason=summary.get("reason"))
+    return {"value": value, "interval": scores.interval(summary, metric), "n": summary.get("n")}
+
+
+def _verdict(case: _Result) -> str:
+    """Right, wrong, or "" where the truth is not known."""
+    if _true_probability(case) is None:
+        return ""
+    same = set(case.get("truth") or []) == set(case.get("predicted") or [])
+    return "right" if same else "wrong"
+
+
+def _case_view(case: _Result, labels: Sequence[str], film: Film | str | None) -> dict[str, Any]:
+    probabilities = case.get("probabilities") or {}
+    truth, predicted = case.get("truth") or [], case.get("predicted") or []
+    verdict = _verdict(case)
+    by_probability = sorted(probabilities, key=lambda name: -(known(probabilities[name]) or 0.0))
+    told = set(by_probability[:_MOST_BARS]) | set(truth) | set(predicted)
+    shown = [name for name in by_probability if name in told]
+    lanes: tuple[Lane, ...] = ()
+    reading = ""
+    if film is not None:
+        asked = [name for name in shown if name in truth or name in predicted] or shown[:1]
+        duration_s = film.duration_s if isinstance(film, Film) else None
+        lanes, reading = draw_lanes(case, labels, asked, duration_s)
+    surest = max((p for p in map(known, probabilities.values()) if p is not None), default=None)
+    return {
+        "id": str(case["id"]),
+        "subject": case.get("subject"),
+        "fold": case.get("fold"),
+        "truth": ", ".join(map(str, truth)) or ("none" if verdict else "\N{EN DASH}"),
+        "predicted": ", ".join(map(str, predicted)) or "none",
+        "verdict": verdict,
+        "probability": scores.number(_true_probability(case), "probability", reason="no truth"),
+        "confidence": scores.number(surest, "probability"),
+        "film": film,
+        "lanes": lanes,
+        "reading": reading,
+        "chances": draw_chances(shown, case) if film is not None and shown else "",
+    }
