@@ -12,10 +12,9 @@ from prefect.futures import PrefectFuture
 from prefect.server.api.server import SubprocessASGIServer
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipeline import evaluate, postprocess, predict, prepare, train
 from pipeline.progress import Outcome, attempt, track
-from pipeline.report import write_report
 from pipeline.run import open_run
+from pipeline.stages import find_stages
 from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
@@ -36,7 +35,7 @@ def stop_server() -> None:
 def experiment(folder: Path) -> Path:
     """Run every stage of the run in `folder`; return the path of its report."""
     run = open_run(folder)
-    prepare.prepare(run, each=each_as_tasks)
+    find_stages(run).prepare(run, each=each_as_tasks)
     for fold in run.folds():
         train_fold(folder, fold)
         predict_fold(folder, fold)
@@ -75,25 +74,27 @@ def _worth_retrying(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:
 @task(task_run_name="train fold {fold}", retries=1, retry_condition_fn=_worth_retrying)
 def train_fold(folder: Path, fold: int) -> None:
     """Train one fold; a retry goes on from its last epoch."""
-    train.train(open_run(folder), fold)
+    run = open_run(folder)
+    find_stages(run).train(run, fold)
 
 
 @task(task_run_name="predict fold {fold}", retries=1, retry_condition_fn=_worth_retrying)
 def predict_fold(folder: Path, fold: int) -> None:
     """Predict the cases held out in one fold."""
-    predict.predict(open_run(folder), fold)
+    run = open_run(folder)
+    find_stages(run).predict(run, fold)
 
 
 @task(name="evaluate", retries=1, retry_condition_fn=_worth_retrying)
 def evaluate_run(folder: Path) -> None:
     """Postprocess where it helps, and score."""
     run = open_run(folder)
-    postprocess.postprocess(run)
-    evaluate.evaluate(run)
+    find_stages(run).postprocess(run)
+    find_stages(run).evaluate(run)
 
 
 @task(name="report", retries=1, retry_condition_fn=_worth_retrying)
 def report_run(folder: Path) -> Path:
     """Write the report."""
     run = open_run(folder)
-    return write_report(folder, run.usable_cases(), classes=run.data_set.classes)
+    return find_stages(run).report(run)

@@ -67,10 +67,17 @@ class _Target:
     is_manifest: bool = False
 
 
-def check(paths: Sequence[Path], *, root: Path | None = None, workers: int | None = None) -> Report:
+def check(
+    paths: Sequence[Path],
+    *,
+    root: Path | None = None,
+    noticed: Sequence[Finding] = (),
+    workers: int | None = None,
+) -> Report:
     """Check manifests (YAML, or CSV of cases), folders and files; what is bad is a finding.
 
-    `root` is where the manifests' paths start from; their own folders if not given.
+    `root` is where the manifests' paths start from; their own folders if not given. `noticed`
+    was found before, and is told with the rest.
 
     Raises:
         VolumetricError: there is nothing that could be checked at all.
@@ -87,7 +94,7 @@ def check(paths: Sequence[Path], *, root: Path | None = None, workers: int | Non
     if len(targets) > 1:  # ids of several folders may be equal
         targets = [_with_paths_as_ids(target) for target in targets]
     workers = workers or min(8, len(os.sched_getaffinity(0)))
-    findings = [as_finding(error) for error in refusals]
+    findings = [*noticed, *(as_finding(error) for error in refusals)]
     with one_core_each(workers):
         for target in targets:
             findings += _check_target(target, workers)

@@ -49,10 +49,16 @@ class DataSet(BaseModel):
     description: str = ""
     licence: str = ""
     citation: str = ""
-    modality: Literal["CT", "MR", "PET", "US", "other"] = "other"
+    modality: Literal["CT", "MR", "PET", "US", "video", "other"] = "other"
     """Decides the intensity scheme: CT is absolute, the others are not."""
-    classes: Annotated[dict[Annotated[int, Field(ge=1, le=255)], str], Field(min_length=1)]
-    """Name of each label but background (0)."""
+    classes: dict[Annotated[int, Field(ge=1, le=255)], str] = Field(default_factory=dict)
+    """Name of each value of a mask but background (0)."""
+    labels: tuple[str, ...] = ()
+    """Labels that a whole case may have; instead of `classes`."""
+    multi_label: bool = False
+    """Whether a case may have several labels, written `one;other`, or none."""
+    sides_matter: bool = False
+    """Whether left and right mean something, so that no picture may be mirrored."""
     cases: str
     """CSV file beside this one."""
     archive: Archive | None = None
@@ -61,7 +67,7 @@ class DataSet(BaseModel):
 def find_manifest(name: str) -> Path:
     """Path of a manifest's YAML, from its path or the name of a shipped one."""
     path = Path(name)
-    if path.suffix in (".yaml", ".yml") and path.exists():
+    if path.suffix.lower() in (".yaml", ".yml") and path.exists():
         return path.resolve()
     shipped = _SHIPPED / f"{name}.yaml"
     if shipped.exists():
@@ -91,14 +97,28 @@ def load_data_set(path: Path) -> DataSet:
             "Correct these fields; see data_manifests/README.md",
             path=path,
         ) from error
-    if len(set(data_set.classes.values()) | {"mean"}) <= len(data_set.classes):
+    _check_names(data_set, path)
+    return data_set
+
+
+def _check_names(data_set: DataSet, path: Path) -> None:
+    names = [*data_set.classes.values(), *data_set.labels]
+    reason = ""
+    if bool(data_set.classes) == bool(data_set.labels):
+        reason = "needs either classes (of voxels) or labels (of whole cases)"
+    elif len({*names, "mean", "all", ""}) < len(names) + 3:
+        reason = "two classes share a name, or one is called 'mean', 'all' or nothing"
+    elif len(data_set.labels) == 1 and not data_set.multi_label:
+        reason = "has one label only, so there is nothing to tell apart"
+    elif any({";", "|"} & set(name) or name != name.strip() for name in data_set.labels):
+        reason = "a label has a semicolon or a bar in it, or a blank at an end"
+    if reason:
         raise ManifestError(
             "bad-manifest",
-            "two classes share a name, or one is called 'mean'",
-            "Give each class its own name",
+            reason,
+            "Give each class or label its own name; see data_manifests/README.md",
             path=path,
         )
-    return data_set
 
 
 def _read_yaml(path: Path) -> object:

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from volumetric.model import ModelSpec, build_network
 from volumetric.plan import choose_features, choose_patch
+from volumetric.spec import ModelSpec, build_network
 
 Kind = Literal["unet", "residual_unet"]
 

@@ -8,10 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from volumetric.cases import Case
 from volumetric.errors import VolumetricError
+
+if TYPE_CHECKING:
+    from volumetric.checkpoint import Row
+    from volumetric.learning import Training
 
 _LOG = logging.getLogger("volumetric")
 _EVERY_S = 10.0  # between plain lines
@@ -54,6 +58,21 @@ def track(
         for number, item in enumerate(items, start=1):
             progress.update(task, advance=1, said=pace.say(number, item))
             yield item
+
+
+def track_epochs(rows: Iterator[Row], settings: Training, *, fold: int) -> None:
+    """Train to the end, epochs shown as they come, and say what ended it early if something did."""
+    limit_s = None if settings.minutes is None else 60 * settings.minutes
+    n_epochs = 0
+    for _ in track(
+        rows, total=settings.epochs, title=f"fold {fold}", unit="epochs", limit_s=limit_s
+    ):
+        n_epochs += 1
+    if n_epochs < settings.epochs:
+        limits = f"train.minutes ({settings.minutes}) or train.patience ({settings.patience})"
+        _LOG.info(
+            "fold %d: %s ended it after %d of %d epochs", fold, limits, n_epochs, settings.epochs
+        )
 
 
 def each_in_threads(n_workers: int) -> Each:
@@ -141,11 +160,11 @@ def _plain_lines(items: Iterable[T], title: str, pace: _Pace) -> Iterator[T]:
 
 
 def _note(item: object) -> str:
-    dice = getattr(item, "val_dice", None)
+    score = getattr(item, "val_score", None)
     loss = getattr(item, "train_loss", None)
     if loss is None:
         return ""
-    return f"(loss {loss:.3f}" + (")" if dice is None else f", held-out patch Dice {dice:.3f})")
+    return f"(loss {loss:.3f}" + (")" if score is None else f", held-out {score:.3f})")
 
 
 @contextmanager

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
+from pipeline.classification.config import ClassifyConfig
 from pipeline.config import RunConfig, dump_config, load_config, parse_config
 from pipeline.files import read_json, write_json, write_text
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
 from pipeline.provenance import write_provenance
+from pipeline.segmentation.config import SegmentConfig
 from volumetric.cases import Case, with_folds
 from volumetric.errors import ConfigError, OutputError, VolumetricError
 
+_Config = TypeVar("_Config", bound=RunConfig, covariant=True)
+
 
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[_Config]):
     """A run folder with its configuration. Its files are named here and nowhere else."""
 
     folder: Path
-    config: RunConfig
+    config: _Config
 
     @property
     def prepared(self) -> Path:
@@ -69,14 +73,18 @@ class Run:
         return [case for case in self.cases if case.id not in bad]
 
     def labelled_cases(self) -> list[Case]:
-        """The cases to learn from: prepared, and with a mask."""
-        return [case for case in self.usable_cases("prepare") if case.mask is not None]
+        """The cases to learn from: prepared, and with a truth."""
+        cases = self.usable_cases("prepare")
+        if self.config.task == "segment":
+            return [case for case in cases if case.mask is not None]
+        return [case for case in cases if case.label is not None]
 
-    def with_fold(self, fold: str) -> Run:
+    def with_fold(self, fold: str) -> Run[_Config]:
         """The same run, asked for another fold (a number, or "all")."""
         values = self.config.model_dump(mode="json")
         values["data"]["fold"] = fold
-        return Run(self.folder, parse_config(values, path=self.folder / "config.yaml"))
+        config = parse_config(values, path=self.folder / "config.yaml")
+        return replace(self, config=cast(_Config, config))
 
     def folds(self) -> list[int]:
         """The folds to hold out in turn.
@@ -96,7 +104,11 @@ class Run:
         return known if wanted == "all" else [wanted]
 
 
-def create_run(config: RunConfig, folder: Path) -> Run:
+SegmentRun = Run[SegmentConfig]
+ClassifyRun = Run[ClassifyConfig]
+
+
+def create_run(config: RunConfig, folder: Path) -> Run[Any]:
     """The run in `folder`, made or gone on with: configuration and provenance are written.
 
     Raises:
@@ -152,7 +164,7 @@ def _absolute(config: RunConfig) -> RunConfig:
     return parse_config(values, path="config")
 
 
-def _refuse_other(run: Run) -> None:
+def _refuse_other(run: Run[Any]) -> None:
     """Results of two configurations must not mix; another fold or device is no other run."""
     path = run.folder / "config.yaml"
     if not path.exists():
@@ -177,7 +189,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return values
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: Path) -> Run[Any]:
     """The run that was made in `folder`.
 
     Raises:
@@ -192,7 +204,7 @@ def open_run(folder: Path) -> Run:
     return Run(folder, load_config(path))
 
 
-def quarantine(run: Run, stage: str, case: Case, error: VolumetricError) -> None:
+def quarantine(run: Run[Any], stage: str, case: Case, error: VolumetricError) -> None:
     """Set a case apart with the reason and the way out; a later entry replaces an earlier."""
     path = run.folder / "quarantine.json"
     entries = [entry for entry in read_json(path, default=[]) if entry["id"] != case.id]
@@ -211,7 +223,7 @@ def describe_refusal(case: Case, error: VolumetricError) -> dict[str, str]:
     }
 
 
-def forget(run: Run, stage: str, cases: Sequence[Case]) -> None:
+def forget(run: Run[Any], stage: str, cases: Sequence[Case]) -> None:
     """Take back what a stage said of cases: it is about to try them again."""
     path = run.folder / "quarantine.json"
     again = {case.id for case in cases}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from pipeline.manifest import find_manifest, load_cases, load_data_set
-from volumetric.cases import Case, group_folds, read_cases, read_rows, write_cases
+from volumetric.cases import Case, group_folds, read_cases, read_rows, with_folds, write_cases
 from volumetric.errors import ManifestError, UnreadableFileError
 
 
@@ -154,3 +154,17 @@ def test_refuses_a_bad_yaml(tmp_path: Path, change: str, code: str) -> None:
 def test_an_unknown_name_lists_the_known() -> None:
     with pytest.raises(ManifestError, match="hippocampus"):
         find_manifest("hipocampus")
+
+
+def test_labels_are_spread_over_folds_that_keep_subjects_together() -> None:
+    cases = [
+        Case(f"{n}-{k}", f"person_{n}", None, Path("x"), label="rare" if n % 5 == 0 else "common")
+        for n in range(25)
+        for k in range(2)
+    ]
+    folded = with_folds(cases)
+    by_fold = {fold: [case for case in folded if case.fold == fold] for fold in range(5)}
+    assert all(sum(case.label == "rare" for case in held) == 2 for held in by_fold.values())
+    assert all(
+        len({case.fold for case in folded if case.subject == f"person_{n}"}) == 1 for n in range(25)
+    )

@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+
+from tests.test_check import write_ct_slice
 
 COMMANDS = [
     "demo",
@@ -66,6 +69,12 @@ def test_every_command_explains_itself(command: str) -> None:
     assert "Usage" in done.stdout
 
 
+def test_segment_says_what_it_reads() -> None:
+    said = " ".join(volumetric("segment", "--help").stdout.split())
+    assert "NIfTI, NRRD, MHA or MGZ" in said
+    assert "--series UID" in said
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -112,6 +121,39 @@ def test_the_stages_by_hand(blob_set: Path, blob_config, tmp_path: Path) -> None
     assert "blob_1" in page
     results = json.loads((out / "results.json").read_text())
     assert results["n_cases"] == 3
+    _segment_one_series_of_two(out / "model", tmp_path)
+
+
+def _segment_one_series_of_two(model: Path, tmp_path: Path) -> None:
+    for uid in ("1.2.3", "1.2.4"):
+        for number in range(4):
+            write_ct_slice(tmp_path / f"two/{uid}.{number}.dcm", number, uid)
+    words = ("segment", model, tmp_path / "two", "--device", "cpu", "--out")
+    done = volumetric(*words, tmp_path / "masks")
+    assert done.returncode == 2
+    assert "several-series" in (tmp_path / "masks/quarantine.json").read_text()
+    (line,) = [one for one in done.stderr.splitlines() if one.startswith("refused two:")]
+    assert "1.2.4" in line
+    assert "Choose one" in line
+    done = volumetric(*words, tmp_path / "masks", "--series", "1.2.4")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "masks/two.nii.gz").exists()
+
+
+def test_all_that_was_set_apart_is_counted(tmp_path: Path, capsys) -> None:
+    from pipeline.cli.ending import finish
+
+    entries = [
+        {"id": f"c{n}", "path": "p", "code": "c", "reason": "is bad", "remedy": f"Mend {n}"}
+        for n in range(8)
+    ]
+    (tmp_path / "quarantine.json").write_text(json.dumps(entries))
+    with pytest.raises(typer.Exit):
+        finish(tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "quarantined c0: is bad (p). Mend 0."
+    assert lines[5] == "and 3 more"
+    assert len(lines) == 7
 
 
 def test_a_refusal_inside_the_flow_is_one_line_too(

@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import (
+from pipeline.config import RunConfig, dump_config, load_config, parse_config
+from pipeline.segmentation.config import (
     AugmentSection,
     EvaluateSection,
     PredictSection,
-    RunConfig,
     TrainSection,
-    dump_config,
-    load_config,
-    parse_config,
 )
 from volumetric.augment import Augmentation
 from volumetric.errors import ConfigError

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from volumetric.checkpoint import Row
 from volumetric.errors import TrainingError
-from volumetric.learning import Row, Training, fit
+from volumetric.learning import Lesson, Training, fit
+from volumetric.losses import deep_supervision
 from volumetric.models import UNet
 
 QUICK = Training(epochs=4, steps_per_epoch=5, learning_rate=0.01, warmup_steps=3, compile=False)
@@ -39,7 +41,8 @@ def _fit(
 ) -> tuple[list[Row], nn.Module]:
     network = _network()
     rows = []
-    for row in fit(network, _draw, validate=validate, settings=settings, folder=folder, key=key):
+    lesson = Lesson(_draw, deep_supervision, validate)
+    for row in fit(network, lesson, settings=settings, folder=folder, key=key):
         rows.append(row)
         if stop_after is not None and len(rows) == stop_after:
             break
@@ -53,7 +56,7 @@ def test_it_learns_and_writes_its_history(tmp_path: Path) -> None:
         written = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in written] == list(range(8))
     assert float(written[-1]["train_loss"]) == rows[-1].train_loss
-    assert written[-1]["val_dice"] == ""
+    assert written[-1]["val_score"] == ""
     assert [row.step for row in rows] == [5 * (k + 1) for k in range(8)]
 
 
@@ -86,7 +89,7 @@ def test_the_average_is_validated_and_kept(tmp_path: Path) -> None:
         return 0.5
 
     rows, network = _fit(tmp_path, replace(QUICK, ema=0.9), validate=validate)
-    assert [row.val_dice for row in rows] == [0.5] * 4
+    assert [row.val_score for row in rows] == [0.5] * 4
     assert torch.equal(seen[-1], next(network.parameters()))
     # The first epoch's average trails the weights it averages.
     plain, raw = _fit(tmp_path / "raw", replace(QUICK, ema=0.0))
@@ -105,7 +108,7 @@ def test_the_rate_rises_and_falls_to_zero(tmp_path: Path) -> None:
 def test_patience_stops_early(tmp_path: Path) -> None:
     scores = iter([0.5, 0.6, 0.55, 0.58, 0.57, 0.9])
     rows, _ = _fit(tmp_path, replace(QUICK, epochs=6, patience=2), validate=lambda _: next(scores))
-    assert [row.val_dice for row in rows] == [0.5, 0.6, 0.55, 0.58]
+    assert [row.val_score for row in rows] == [0.5, 0.6, 0.55, 0.58]
 
 
 def test_a_budget_in_minutes_ends_the_schedule(tmp_path: Path) -> None:
@@ -123,8 +126,7 @@ def test_divergence_is_named(tmp_path: Path) -> None:
         list(
             fit(
                 _network(),
-                draw,
-                validate=lambda _: None,
+                Lesson(draw, deep_supervision, lambda _: None),
                 settings=QUICK,
                 folder=tmp_path,
                 key="",
@@ -142,8 +144,7 @@ def test_a_gpu_trains_in_bfloat16(tmp_path: Path) -> None:
     rows = list(
         fit(
             _network().cuda(),
-            draw,
-            validate=lambda _: None,
+            Lesson(draw, deep_supervision, lambda _: None),
             settings=settings,
             folder=tmp_path,
             key="",

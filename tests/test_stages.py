@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from pipeline.config import RunConfig, parse_config
-from pipeline.evaluate import evaluate
 from pipeline.files import read_json
-from pipeline.postprocess import postprocess
-from pipeline.predict import predict
-from pipeline.prepare import prepare
 from pipeline.run import Run, create_run, open_run
-from pipeline.segment import segment
-from pipeline.train import train
+from pipeline.segmentation.evaluate import evaluate
+from pipeline.segmentation.postprocess import postprocess
+from pipeline.segmentation.predict import predict
+from pipeline.segmentation.prepare import prepare
+from pipeline.segmentation.segment import segment
+from pipeline.segmentation.train import train
 from tests.conftest import quick_config, write_blobs
 from volumetric import read_volume, write_volume
 from volumetric.errors import (

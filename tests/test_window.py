@@ -12,7 +12,8 @@ from torch import nn
 from tests.strategies import affines
 from volumetric.inference.segment import keep_largest, segment_volume
 from volumetric.inference.window import _gaussian, predict_logits, stream_logits
-from volumetric.model import Model, ModelSpec
+from volumetric.model import Model
+from volumetric.spec import ModelSpec
 from volumetric.volume import Volume
 
 

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import stat
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -157,11 +158,7 @@ def group_folds(subjects: Sequence[str], *, n_folds: int = 5, seed: int = 12345)
 
     unique = sorted(set(subjects))
     if not 2 <= n_folds <= len(unique):
-        raise ManifestError(
-            "too-few-subjects",
-            f"{len(unique)} subjects cannot make {n_folds} folds",
-            "Add subjects, or set the manifest's fold column",
-        )
+        raise _too_few(len(unique), n_folds)
     folds = KFold(n_folds, shuffle=True, random_state=seed)
     fold_of = {
         unique[int(index)]: fold
@@ -171,8 +168,40 @@ def group_folds(subjects: Sequence[str], *, n_folds: int = 5, seed: int = 12345)
     return [fold_of[subject] for subject in subjects]
 
 
+def _too_few(n_subjects: int, n_folds: int) -> ManifestError:
+    return ManifestError(
+        "too-few-subjects",
+        f"{n_subjects} subjects cannot make {n_folds} folds",
+        "Add subjects, or set the manifest's fold column",
+    )
+
+
+def label_folds(
+    subjects: Sequence[str], labels: Sequence[str], *, n_folds: int = 5, seed: int = 12345
+) -> list[int]:
+    """The fold in which each case is held out: subjects kept together, labels spread evenly.
+
+    scikit-learn's `StratifiedGroupKFold`, shuffled: greedy, so a rare label of few subjects may
+    still miss a fold.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if not 2 <= n_folds <= len(set(subjects)):
+        raise _too_few(len(set(subjects)), n_folds)
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    folds = [0] * len(subjects)
+    with warnings.catch_warnings():  # that a label is rare: the data doctor says it better
+        warnings.simplefilter("ignore", UserWarning)
+        for fold, (_, held_out) in enumerate(splitter.split(labels, labels, subjects)):
+            for index in held_out:
+                folds[int(index)] = fold
+    return folds
+
+
 def with_folds(cases: Sequence[Case]) -> list[Case]:
     """The cases, in five folds (fewer for few subjects) where not one of them has a fold.
+
+    Where every case has a label, labels are spread evenly over them.
 
     Raises:
         ManifestError: there are no folds, and no two subjects to make them of.
@@ -180,7 +209,12 @@ def with_folds(cases: Sequence[Case]) -> list[Case]:
     if any(case.fold is not None for case in cases):
         return list(cases)
     subjects = [case.subject for case in cases]
-    folds = group_folds(subjects, n_folds=max(2, min(5, len(set(subjects)))))
+    n_folds = max(2, min(5, len(set(subjects))))
+    labels = [case.label for case in cases if case.label is not None]
+    if len(labels) == len(cases) and max(Counter(labels).values()) >= n_folds:
+        folds = label_folds(subjects, labels, n_folds=n_folds)
+    else:
+        folds = group_folds(subjects, n_folds=n_folds)
     return [replace(case, fold=fold) for case, fold in zip(cases, folds, strict=True)]
 
 
@@ -188,11 +222,19 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ManifestError(
-            "bad-columns", f"columns {twice} appear twice", "Leave one of each", path=path
+            "bad-columns",
+            f"appear twice: {', '.join(map(repr, twice))}",
+            "Leave one of each",
+            path=path,
         )
     unknown = [name for name in names if name not in _COLUMNS]
     missing = [name for name in ("id", "image") if name not in names]
     if unknown or missing:
+        faults = [
+            f"{what} column{'s' * (len(names_) > 1)}: {', '.join(map(repr, names_))}"
+            for what, names_ in (("unknown", unknown), ("missing", missing))
+            if names_
+        ]
         cause = ""
         if any(";" in name or "\t" in name for name in names):
             cause = "; it is separated by something else than commas"
@@ -200,7 +242,7 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
             cause = "; names are written without spaces, in small letters"
         raise ManifestError(
             "bad-columns",
-            f"unknown columns {unknown}, missing columns {missing}{cause}",
+            f"{'; '.join(faults)}{cause}",
             f"Use only {', '.join(_COLUMNS)}, with commas between; id and image are required",
             path=path,
         )

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import logging
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from volumetric.errors import OutputError, TrainingError
-from volumetric.losses import deep_supervision
-
-_LOG = logging.getLogger(__name__)
+from volumetric.checkpoint import Row, resume, save, write_history
+from volumetric.errors import TrainingError
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Draw = Callable[[np.random.Generator, torch.Generator], Batch]
+Loss = Callable[[Any, torch.Tensor], torch.Tensor]
 Validate = Callable[[nn.Module], float | None]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned.
+
+    Attributes:
+        draw: next batch from the epoch's generators (NumPy for choices, torch on the device).
+        loss: of the network's outputs and a batch's targets.
+        validate: score of a network on held-out cases, higher is better; None if there are none.
+    """
+
+    draw: Draw
+    loss: Loss
+    validate: Validate
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class Training:
         clip_norm: largest gradient norm.
         precision: Fabric's name, e.g. "32-true", "bf16-mixed".
         compile: compile the network (slow first step, faster ones after).
-        patience: epochs without a better validation Dice before stopping; None: never. What stops
+        patience: epochs without a better validation score before stopping; None: never. What stops
             it is then no longer untouched: scores on the same cases are a little too good.
         seed: of weights, patches and augmentation.
     """
@@ -66,22 +77,10 @@ class Training:
     seed: int = 0
 
 
-class Row(NamedTuple):
-    """One line of history.csv."""
-
-    epoch: int
-    step: int
-    seconds: float
-    learning_rate: float
-    train_loss: float
-    val_dice: float | None
-
-
 def fit(
     network: nn.Module,
-    draw: Draw,
+    lesson: Lesson,
     *,
-    validate: Validate,
     settings: Training,
     folder: Path,
     key: str,
@@ -94,8 +93,7 @@ def fit(
 
     Args:
         network: on the device it shall be trained on.
-        draw: next batch from the epoch's generators (NumPy for choices, torch on the device).
-        validate: mean Dice of a network on held-out cases, or None.
+        lesson: what it learns.
         settings: see `Training`.
         folder: where checkpoint and history go.
         key: what the run depends on; another key starts anew.
@@ -106,27 +104,27 @@ def fit(
     device = next(network.parameters()).device
     devices = [device.index or 0] if device.type == "cuda" else 1
     fabric = Fabric(accelerator=device.type, devices=devices, precision=settings.precision)
-    averaged = [p.detach().clone() for p in network.parameters()]
+    averaged = [value.clone() for value in _values(network)]
     optimizer = _optimizer(network, settings)
     trained: Any = torch.compile(network, dynamic=False) if settings.compile else network
     trained, optimizer = fabric.setup(trained, optimizer, move_to_device=False)
     state = {"model": trained, "optimizer": optimizer, "averaged": averaged, "key": key, "rows": []}
     folder.mkdir(parents=True, exist_ok=True)
-    rows = _resume(folder / "last.ckpt", state)
+    rows = resume(folder / "last.ckpt", state)
     yield from rows
     started = time.monotonic() - (rows[-1].seconds if rows else 0.0)
     while not _finished(rows, settings):
         clock = _Clock(started, settings, len(rows))
         if clock.progress() >= 1:
             break
-        loss, rate = _train_epoch(fabric, trained, optimizer, averaged, (draw, clock, settings))
+        loss, rate = _train_epoch(fabric, trained, optimizer, averaged, (lesson, clock, settings))
         with _weights(network, averaged):
             network.eval()
-            dice = validate(network)
-        rows.append(Row(clock.epoch, clock.step, time.monotonic() - started, rate, loss, dice))
+            score = lesson.validate(network)
+        rows.append(Row(clock.epoch, clock.step, time.monotonic() - started, rate, loss, score))
         state["rows"] = [tuple(row) for row in rows]
-        _save(fabric, folder / "last.ckpt", state)
-        _write_history(folder / "history.csv", rows)
+        save(fabric, folder / "last.ckpt", state)
+        write_history(folder / "history.csv", rows)
         yield rows[-1]
     _assign(network, averaged)
     network.eval()
@@ -166,21 +164,21 @@ def _train_epoch(
     trained: Any,
     optimizer: Any,
     averaged: list[torch.Tensor],
-    plan: tuple[Draw, _Clock, Training],
+    plan: tuple[Lesson, _Clock, Training],
 ) -> tuple[float, float]:
-    draw, clock, settings = plan
+    lesson, clock, settings = plan
     rng = np.random.default_rng([settings.seed, clock.epoch])
     generator = torch.Generator(fabric.device).manual_seed(settings.seed * 100_003 + clock.epoch)
     trained.train()
-    parameters = list(trained.parameters())
+    values = _values(trained)
     losses = []
     for _ in range(settings.steps_per_epoch):
         if clock.progress() >= 1:
             break
         for group in optimizer.param_groups:
             group["lr"] = clock.rate()
-        images, masks = draw(rng, generator)
-        loss = deep_supervision(_outputs(trained, images), masks)
+        images, targets = lesson.draw(rng, generator)
+        loss = lesson.loss(_outputs(trained, images), targets)
         optimizer.zero_grad()
         fabric.backward(loss)
         fabric.clip_gradients(
@@ -190,7 +188,7 @@ def _train_epoch(
         clock.step += 1
         decay = min(settings.ema, (1 + clock.step) / (10 + clock.step)) if settings.ema else 0.0
         with torch.no_grad():
-            torch._foreach_lerp_(averaged, parameters, 1 - decay)
+            torch._foreach_lerp_(averaged, values, 1 - decay)
         losses.append(loss.detach())
     mean = float(torch.stack(losses).mean()) if losses else math.nan
     if losses and not math.isfinite(mean):
@@ -239,60 +237,27 @@ def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
 def _finished(rows: list[Row], settings: Training) -> bool:
     if len(rows) >= settings.epochs:
         return True
-    scores = [row.val_dice for row in rows if row.val_dice is not None]
+    scores = [row.val_score for row in rows if row.val_score is not None]
     if settings.patience is None or not scores:
         return False
     return len(scores) - 1 - int(np.argmax(scores)) >= settings.patience
 
 
-def _save(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        fabric.save(partial, state)
-    except RuntimeError as error:  # what torch makes of a full disk
-        raise OutputError(
-            "unwritable", f"cannot be written ({error})", "Check free space", path=path
-        ) from error
-    partial.replace(path)
-
-
-def _resume(checkpoint: Path, state: dict[str, Any]) -> list[Row]:
-    if not checkpoint.exists():
-        return []
-    try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        _LOG.warning("%s is damaged (%s): starting anew", checkpoint, error)
-        return []
-    if found["key"] != state["key"]:
-        _LOG.info("%s was made with other settings or data: starting anew", checkpoint)
-        return []
-    state["model"].load_state_dict(found["model"])
-    state["optimizer"].load_state_dict(found["optimizer"])
-    for target, value in zip(state["averaged"], found["averaged"], strict=True):
-        target.copy_(value)
-    rows = [Row(*row) for row in found["rows"]]
-    _LOG.info("going on after %d epochs", len(rows))
-    return rows
-
-
-def _write_history(path: Path, rows: list[Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Row._fields)
-        writer.writerows(["" if cell is None else cell for cell in row] for row in rows)
-
-
 @contextlib.contextmanager
 def _weights(network: nn.Module, averaged: list[torch.Tensor]) -> Iterator[None]:
     """The network with the averaged weights; its own are put back on leaving."""
-    own = [p.detach().clone() for p in network.parameters()]
+    own = [value.clone() for value in _values(network)]
     _assign(network, averaged)
     yield
     _assign(network, own)
 
 
 def _assign(network: nn.Module, values: list[torch.Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(network.parameters(), values, strict=True):
-            parameter.copy_(value)
+    for own, value in zip(_values(network), values, strict=True):
+        own.copy_(value)
+
+
+def _values(network: nn.Module) -> list[torch.Tensor]:
+    """Weights, and what batch normalisation has counted, which belongs to them."""
+    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    return [*(parameter.detach() for parameter in network.parameters()), *buffers]

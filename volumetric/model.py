@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -15,74 +15,29 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from volumetric.errors import ConfigError, OutputError, UnreadableFileError
-from volumetric.models import UNet
-
-Triple = tuple[int, int, int]
+from volumetric.spec import ClassifierSpec, ModelSpec, build_network
 
 _FORMAT = 1
+# What two networks need not share.
+_HOW_USED = (
+    *("fingerprint", "about", "folds", "keep_largest"),
+    *("overlap", "mirror_axes", "views", "crops"),
+)
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """What `model.json` says.
-
-    Attributes:
-        kind: architecture, "unet" or "residual_unet".
-        n_channels: channels of the image.
-        classes: name of each label but background.
-        features: channels of each stage.
-        strides: stride of each stage.
-        kernels: kernel of each stage.
-        patch_size: window in voxels.
-        spacing_mm: spacing the network works at.
-        intensity: as `volumetric.preprocess.prepare` takes it.
-        overlap: of sliding windows.
-        mirror_axes: averaged in prediction.
-        keep_largest: labels of which only the largest component is kept.
-        fingerprint: of the training set.
-        about: provenance: names, versions.
-        folds: for each fold the hash of its weights, and "key", what they depended on.
-    """
-
-    kind: Literal["unet", "residual_unet"]
-    n_channels: int
-    classes: Mapping[int, str]
-    features: Sequence[int]
-    strides: Sequence[Triple]
-    kernels: Sequence[Triple]
-    patch_size: Triple
-    spacing_mm: tuple[float, float, float]
-    intensity: Mapping[str, Any]
-    overlap: float = 0.5
-    mirror_axes: Sequence[int] = ()
-    keep_largest: Sequence[int] = ()
-    fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    about: Mapping[str, Any] = field(default_factory=dict)
-    folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+_Spec = TypeVar("_Spec", ModelSpec, ClassifierSpec)
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Model(Generic[_Spec]):
     """A specification with its networks, one a fold, in evaluation mode on one device."""
 
-    spec: ModelSpec
+    spec: _Spec
     networks: Sequence[nn.Module]
 
 
-def build_network(spec: ModelSpec) -> nn.Module:
-    """A network as specified, with fresh weights from torch's global generator."""
-    return UNet(
-        spec.n_channels,
-        len(spec.classes) + 1,
-        features=spec.features,
-        strides=spec.strides,
-        kernels=spec.kernels,
-        residual=spec.kind == "residual_unet",
-    )
-
-
 def save_fold(
-    folder: Path, fold: int, network: nn.Module, *, spec: ModelSpec, facts: Mapping[str, Any]
+    folder: Path, fold: int, network: nn.Module, *, spec: _Spec, facts: Mapping[str, Any]
 ) -> None:
     """Write one fold's weights and describe them in `model.json`.
 
@@ -107,34 +62,68 @@ def save_fold(
     partial.replace(_weights_path(folder, fold))
     folds: dict[str, Mapping[str, Any]] = {}
     if (folder / "model.json").exists():
-        standing = load_spec(folder)
+        standing = _load_any(folder)
         if _essence(standing) == _essence(spec):
             folds = dict(standing.folds)
-            spec = replace(spec, keep_largest=standing.keep_largest)
+            if isinstance(spec, ModelSpec) and isinstance(standing, ModelSpec):
+                spec = replace(spec, keep_largest=standing.keep_largest)
     sha256 = _hash(_weights_path(folder, fold))
     folds[str(fold)] = {"weights_sha256": sha256, **facts}
     save_spec(folder, replace(spec, folds=folds))
 
 
-def save_spec(folder: Path, spec: ModelSpec) -> None:
+def save_spec(folder: Path, spec: ModelSpec | ClassifierSpec) -> None:
     """Write `model.json`."""
     partial = folder / ".partial-model.json"
-    content = json.dumps({"format": _FORMAT, **asdict(spec)}, indent=1)
+    content = json.dumps({"format": _FORMAT, "task": _task(spec), **asdict(spec)}, indent=1)
     partial.write_text(content + "\n", encoding="utf-8")
     partial.replace(folder / "model.json")
 
 
 def load_spec(folder: Path) -> ModelSpec:
-    """What a model folder's `model.json` says.
+    """What the `model.json` of a folder says, whose model segments.
 
     Raises:
         UnreadableFileError: missing, damaged, or of another format.
+        ConfigError: the model does something else.
     """
+    return _of_task(_load_any(folder), ModelSpec, folder)
+
+
+def load_classifier_spec(folder: Path) -> ClassifierSpec:
+    """What the `model.json` of a folder says, whose model labels whole clips; as `load_spec`."""
+    return _of_task(_load_any(folder), ClassifierSpec, folder)
+
+
+def load_model(
+    folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
+) -> Model[ModelSpec]:
+    """The model in a folder, ready to segment; `folds` chooses some of its networks.
+
+    Raises:
+        UnreadableFileError: missing, damaged, changed since export, or of another format.
+        ConfigError: a fold it does not have, or a model that does something else.
+    """
+    spec = load_spec(Path(folder))
+    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+
+
+def load_classifier(
+    folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
+) -> Model[ClassifierSpec]:
+    """The model in a folder, ready to label clips; as `load_model`."""
+    spec = load_classifier_spec(Path(folder))
+    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+
+
+def _load_any(folder: Path) -> ModelSpec | ClassifierSpec:
     path = folder / "model.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.pop("format") != _FORMAT:
             raise ValueError("format of another version")
+        if found.pop("task", "segment") == "classify":
+            return ClassifierSpec(**found)
         for name in ("strides", "kernels"):
             found[name] = [tuple(row) for row in found[name]]
         for name in ("patch_size", "spacing_mm"):
@@ -150,17 +139,32 @@ def load_spec(folder: Path) -> ModelSpec:
         ) from error
 
 
-def load_model(
-    folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
-) -> Model:
-    """The model in a folder, ready to predict; `folds` chooses some of its networks.
+def _of_task(spec: ModelSpec | ClassifierSpec, wanted: type[_Spec], folder: Path) -> _Spec:
+    if isinstance(spec, wanted):
+        return spec
+    raise ConfigError(
+        "other-task",
+        "holds a model that labels whole clips"
+        if isinstance(spec, ClassifierSpec)
+        else "holds a model that segments",
+        "Use `volumetric recognize`"
+        if isinstance(spec, ClassifierSpec)
+        else "Use `volumetric segment`",
+        path=folder,
+    )
 
-    Raises:
-        UnreadableFileError: missing, damaged, changed since export, or of another format.
-        ConfigError: a fold it does not have.
-    """
-    folder = Path(folder)
-    spec = load_spec(folder)
+
+def _task(spec: ModelSpec | ClassifierSpec) -> str:
+    return "classify" if isinstance(spec, ClassifierSpec) else "segment"
+
+
+def _load_networks(
+    spec: ModelSpec | ClassifierSpec,
+    folder: Path,
+    *,
+    device: str | torch.device,
+    folds: Sequence[int] | None,
+) -> list[nn.Module]:
     wanted = sorted(spec.folds) if folds is None else [str(fold) for fold in folds]
     if not wanted or not set(wanted) <= set(spec.folds):
         raise ConfigError(
@@ -173,19 +177,19 @@ def load_model(
         _load_network(spec, _weights_path(folder, int(fold)), spec.folds[fold]["weights_sha256"])
         for fold in wanted
     ]
-    return Model(spec, [network.to(device).eval() for network in networks])
+    return [network.to(device).eval() for network in networks]
 
 
-def _essence(spec: ModelSpec) -> dict[str, Any]:
+def _essence(spec: ModelSpec | ClassifierSpec) -> dict[str, Any]:
     """What two networks must share to be averaged."""
     values = asdict(spec)
-    for name in ("fingerprint", "about", "folds", "keep_largest", "overlap", "mirror_axes"):
-        values.pop(name)
+    for name in _HOW_USED:
+        values.pop(name, None)
     essence: dict[str, Any] = json.loads(json.dumps(values))
     return essence
 
 
-def _load_network(spec: ModelSpec, path: Path, expected: str) -> nn.Module:
+def _load_network(spec: ModelSpec | ClassifierSpec, path: Path, expected: str) -> nn.Module:
     network = build_network(spec)
     try:
         if _hash(path) != expected:

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 from pipeline.files import read_json, write_json
-from pipeline.predict import predicted_cases, prediction_path
 from pipeline.progress import each_in_threads, one_core_each
 from pipeline.provenance import record_time
-from pipeline.run import Run, forget, quarantine
+from pipeline.run import SegmentRun, forget, quarantine
+from pipeline.segmentation.predict import predicted_cases, prediction_path
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import GeometryError, OutputError
@@ -22,7 +22,7 @@ from volumetric.metrics.statistics import bootstrap_mean
 _TRUSTWORTHY = 20  # subjects; see the coverage in volumetric/metrics/statistics.py
 
 
-def evaluate(run: Run) -> None:
+def evaluate(run: SegmentRun) -> None:
     """Write results.json and scores.csv over all cases that have a mask and a prediction.
 
     Raises:
@@ -54,7 +54,7 @@ def evaluate(run: Run) -> None:
         _write_scores(run, good, scored)
 
 
-def score_case(run: Run, case: Case) -> CaseScores:
+def score_case(run: SegmentRun, case: Case) -> CaseScores:
     """Scores of one prediction on its source's grid."""
     classes = run.data_set.classes
     _, truth = read_case(case, classes=classes)
@@ -76,7 +76,9 @@ def score_case(run: Run, case: Case) -> CaseScores:
     )
 
 
-def _results(run: Run, cases: Sequence[Case], scored: dict[str, CaseScores]) -> dict[str, Any]:
+def _results(
+    run: SegmentRun, cases: Sequence[Case], scored: dict[str, CaseScores]
+) -> dict[str, Any]:
     return {
         "task": "segment",
         "n_cases": len(cases),
@@ -109,7 +111,7 @@ def _notes(cases: Sequence[Case]) -> list[str]:
 
 
 def _cohort(
-    run: Run, cases: Sequence[Case], scored: dict[str, CaseScores]
+    run: SegmentRun, cases: Sequence[Case], scored: dict[str, CaseScores]
 ) -> dict[str, dict[str, Any]]:
     """Mean and interval of each metric and class, resampling whole subjects."""
     if not cases:
@@ -134,7 +136,7 @@ def _cohort(
     }
 
 
-def _write_scores(run: Run, cases: Sequence[Case], scored: dict[str, CaseScores]) -> None:
+def _write_scores(run: SegmentRun, cases: Sequence[Case], scored: dict[str, CaseScores]) -> None:
     """One row a case and class: easy to open in a spreadsheet; unknown values stay empty."""
     with (run.folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.run import Run
+from pipeline.run import SegmentRun
 from volumetric.errors import ConfigError
 from volumetric.plan import (
     choose_batch,
@@ -23,7 +23,7 @@ Choices = dict[str, tuple[Any, str]]
 _SET = "set in the configuration"
 
 
-def make_plan(run: Run, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def make_plan(run: SegmentRun, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What plan.json holds: {"values": {name: value}, "why": {name: reason}}.
 
     A value that the configuration sets goes before the one chosen.
@@ -39,7 +39,7 @@ def make_plan(run: Run, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, A
     }
 
 
-def _preparation(run: Run, fingerprint: Mapping[str, Any]) -> Choices:
+def _preparation(run: SegmentRun, fingerprint: Mapping[str, Any]) -> Choices:
     wanted = run.config.prepare
     spacing, intensity = choose_spacing(fingerprint), choose_intensity(fingerprint)
     if wanted.spacing_mm is not None:
@@ -51,7 +51,7 @@ def _preparation(run: Run, fingerprint: Mapping[str, Any]) -> Choices:
 
 
 def _network(
-    run: Run, fingerprint: Mapping[str, Any], spacing: tuple[float, float, float]
+    run: SegmentRun, fingerprint: Mapping[str, Any], spacing: tuple[float, float, float]
 ) -> Choices:
     model, batch = run.config.model, run.config.train.batch_size
     scale = np.array(fingerprint["spacing_mm"]["median"]) / spacing
@@ -90,7 +90,7 @@ def _network(
 
 
 def _own_patch(
-    run: Run, patch: Triple, spacing: tuple[float, float, float]
+    run: SegmentRun, patch: Triple, spacing: tuple[float, float, float]
 ) -> tuple[Triple, list[Triple], list[Triple]]:
     found, strides, kernels = choose_patch(
         patch,

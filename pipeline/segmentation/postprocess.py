@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pipeline.files import read_json, write_json
-from pipeline.predict import predicted_cases, prediction_path, raw_path
 from pipeline.progress import each_in_threads
 from pipeline.provenance import record_time
-from pipeline.run import Run, forget, quarantine
+from pipeline.run import SegmentRun, forget, quarantine
+from pipeline.segmentation.predict import predicted_cases, prediction_path, raw_path
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import GeometryError
@@ -22,7 +22,7 @@ from volumetric.model import load_spec, save_spec
 Pair = tuple[float | None, float | None]
 
 
-def postprocess(run: Run) -> None:
+def postprocess(run: SegmentRun) -> None:
     """Write predictions/<case>.nii.gz: of some classes only the largest component is kept.
 
     Which, `predict.keep_largest` says; "auto" means: over the held-out cases the paired change
@@ -55,7 +55,7 @@ def postprocess(run: Run) -> None:
         write_json(run.folder / "plan.json", plan)
 
 
-def _changes(run: Run, cases: list[Case]) -> Mapping[int, PairedDifference]:
+def _changes(run: SegmentRun, cases: list[Case]) -> Mapping[int, PairedDifference]:
     """By how much keeping the largest component of each class changes its Dice."""
     found: dict[str, dict[int, Pair]] = {}
 
@@ -77,7 +77,7 @@ def _changes(run: Run, cases: list[Case]) -> Mapping[int, PairedDifference]:
     }
 
 
-def _compare(run: Run, case: Case) -> dict[int, Pair]:
+def _compare(run: SegmentRun, case: Case) -> dict[int, Pair]:
     """Dice of each class as predicted, and with its largest component only."""
     labels = read_volume(raw_path(run, case))
     _, truth = read_case(case, classes=run.data_set.classes)

@@ -7,19 +7,20 @@ from pathlib import Path
 
 from pipeline.device import find_device
 from pipeline.files import read_json, write_json
-from pipeline.keys import prediction_key, training_key
 from pipeline.progress import each_in_threads
 from pipeline.provenance import record_time
-from pipeline.run import Run, forget, quarantine
+from pipeline.run import SegmentRun, forget, quarantine
+from pipeline.segmentation.keys import prediction_key, training_key
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import OutputError
 from volumetric.inference.segment import segment_volume
 from volumetric.io import write_volume
-from volumetric.model import Model, ModelSpec, load_model, load_spec
+from volumetric.model import Model, load_model, load_spec
+from volumetric.spec import ModelSpec
 
 
-def predict(run: Run, fold: int) -> None:
+def predict(run: SegmentRun, fold: int) -> None:
     """Write predictions/raw/<case>.nii.gz of every case held out in the fold.
 
     A prediction stands if its key does: same weights, same case as last prepared, same
@@ -48,7 +49,7 @@ def predict(run: Run, fold: int) -> None:
                 quarantine(run, "predict", case, error)
 
 
-def predicted_cases(run: Run) -> list[Case]:
+def predicted_cases(run: SegmentRun) -> list[Case]:
     """The cases whose raw prediction stands, made by weights that stand themselves."""
     spec = load_spec(run.model)
     sound = {k for k in spec.folds if spec.folds[k]["key"] == training_key(run, int(k))}
@@ -59,21 +60,21 @@ def predicted_cases(run: Run) -> list[Case]:
     ]
 
 
-def prediction_path(run: Run, case: Case) -> Path:
+def prediction_path(run: SegmentRun, case: Case) -> Path:
     """Where a case's predicted mask lies."""
     return run.predictions / f"{case.id}.nii.gz"
 
 
-def raw_path(run: Run, case: Case) -> Path:
+def raw_path(run: SegmentRun, case: Case) -> Path:
     """Where a case's prediction lies as the network made it."""
     return run.predictions / "raw" / f"{case.id}.nii.gz"
 
 
-def _key_path(run: Run, case: Case) -> Path:
+def _key_path(run: SegmentRun, case: Case) -> Path:
     return run.predictions / "raw" / f"{case.id}.json"
 
 
-def _predict_case(run: Run, model: Model, case: Case) -> None:
+def _predict_case(run: SegmentRun, model: Model[ModelSpec], case: Case) -> None:
     section = run.config.predict
     image, _ = read_case(replace(case, mask=None), classes=run.data_set.classes)
     # What an earlier postprocess decided does not count here.
@@ -85,7 +86,7 @@ def _predict_case(run: Run, model: Model, case: Case) -> None:
     write_json(_key_path(run, case), prediction_key(run, case, model.spec))
 
 
-def _stands(run: Run, spec: ModelSpec, case: Case) -> bool:
+def _stands(run: SegmentRun, spec: ModelSpec, case: Case) -> bool:
     if not raw_path(run, case).exists():
         return False
     found = read_json(_key_path(run, case), default="")

@@ -19,15 +19,22 @@ from volumetric.inference.segment import segment_volume
 from volumetric.io import write_volume
 from volumetric.io.reader import is_volume_file, volume_suffix
 from volumetric.model import Model, load_model
+from volumetric.spec import ModelSpec
 from volumetric.volume import Volume
 
 
 def segment(
-    model_folder: Path, inputs: Sequence[Path], *, out: Path, device: str
+    model_folder: Path,
+    inputs: Sequence[Path],
+    *,
+    out: Path,
+    device: str,
+    series: str | None = None,
 ) -> tuple[list[dict[str, str]], int]:
     """Write `<out>/<input>.nii.gz` and volumes.csv; return the refusals and how many were done.
 
-    Refused inputs are listed in `<out>/quarantine.json` with reason and remedy.
+    `series` chooses one where a DICOM folder holds several. Refused inputs are listed in
+    `<out>/quarantine.json` with reason and remedy.
 
     Raises:
         UnreadableFileError: no model.
@@ -35,7 +42,7 @@ def segment(
         OutputError: `out` cannot be written.
     """
     model = load_model(model_folder, device=find_device(device))
-    cases = _cases([one for path in inputs for one in _expand(path)])
+    cases = _cases([one for path in inputs for one in _expand(path)], series)
     _refuse_overwriting(cases, out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -63,16 +70,20 @@ def segment(
     return refused, len(volumes)
 
 
-def _cases(inputs: Sequence[Path]) -> list[Case]:
+def _cases(inputs: Sequence[Path], series: str | None) -> list[Case]:
     names = [_stem(path) for path in inputs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ManifestError(
             "duplicate-id",
-            f"several inputs are called {twice}, so their outputs would overwrite each other",
+            f"several inputs are called {', '.join(twice)}, so their outputs "
+            "would overwrite each other",
             "Segment them into different folders",
         )
-    return [Case(name, name, None, path) for name, path in zip(names, inputs, strict=True)]
+    return [
+        Case(name, name, None, path, series=series)
+        for name, path in zip(names, inputs, strict=True)
+    ]
 
 
 def _refuse_overwriting(cases: Sequence[Case], out: Path) -> None:
@@ -108,7 +119,7 @@ def _stem(path: Path) -> str:
     return file.name[: len(file.name) - len(volume_suffix(file))].removesuffix(".dcm")
 
 
-def _volumes_ml(model: Model, labels: Volume) -> dict[str, float]:
+def _volumes_ml(model: Model[ModelSpec], labels: Volume) -> dict[str, float]:
     voxel_ml = abs(float(np.linalg.det(labels.affine[:3, :3]))) / 1000
     counts = labels.data.flatten().bincount(minlength=256)
     volumes = {name: int(counts[label]) * voxel_ml for label, name in model.spec.classes.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,23 +11,23 @@ from torch import nn
 
 from pipeline.device import describe_device, find_device
 from pipeline.files import read_json
-from pipeline.keys import prepared_key, training_key
-from pipeline.progress import track
+from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
-from pipeline.run import Run
+from pipeline.run import SegmentRun
+from pipeline.segmentation.keys import prepared_key, training_key
 from volumetric.augment import Augmentation, augment
 from volumetric.cases import Case
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
 from volumetric.errors import ManifestError, OutputError
 from volumetric.io.prepared import Prepared, open_prepared
-from volumetric.learning import Training, fit
+from volumetric.learning import Lesson, Training, fit
+from volumetric.losses import deep_supervision
 from volumetric.metrics.segmentation import dice_of_label
-from volumetric.model import ModelSpec, build_network, save_fold
+from volumetric.model import save_fold
+from volumetric.spec import ModelSpec, build_network
 
-_LOG = logging.getLogger("volumetric")
 
-
-def train(run: Run, fold: int) -> None:
+def train(run: SegmentRun, fold: int) -> None:
     """Write folds/<fold>/{last.ckpt,history.csv} and model/fold_<fold>.safetensors.
 
     Goes on from the last epoch where an earlier run with the same settings stopped.
@@ -50,33 +49,20 @@ def train(run: Run, fold: int) -> None:
         key = training_key(run, fold)
         rows = fit(
             network,
-            _drawing(run, spec, learned, device),
-            validate=_validation(run, spec, held_out, device),
+            Lesson(
+                _drawing(run, spec, learned, device),
+                deep_supervision,
+                _validation(run, spec, held_out, device),
+            ),
             settings=settings,
             folder=run.fold(fold),
             key=key,
         )
-        limit_s = None if settings.minutes is None else 60 * settings.minutes
-        shown = track(
-            rows, total=settings.epochs, title=f"fold {fold}", unit="epochs", limit_s=limit_s
-        )
-        for _ in shown:
-            pass
-        _say_if_cut_short(run, fold)
+        track_epochs(rows, settings, fold=fold)
         save_fold(run.model, fold, network, spec=spec, facts={"key": key})
 
 
-def _say_if_cut_short(run: Run, fold: int) -> None:
-    section = run.config.train
-    n_epochs = len((run.fold(fold) / "history.csv").read_text().splitlines()) - 1
-    if n_epochs < section.epochs:
-        limits = f"train.minutes ({section.minutes}) or train.patience ({section.patience})"
-        _LOG.info(
-            "fold %d: %s ended it after %d of %d epochs", fold, limits, n_epochs, section.epochs
-        )
-
-
-def _spec(run: Run) -> ModelSpec:
+def _spec(run: SegmentRun) -> ModelSpec:
     plan = read_json(run.folder / "plan.json")["values"]
     fingerprint = read_json(run.folder / "fingerprint.json")
     provenance = read_json(run.folder / "provenance.json")
@@ -102,13 +88,13 @@ def _spec(run: Run) -> ModelSpec:
     )
 
 
-def _settings(run: Run) -> Training:
+def _settings(run: SegmentRun) -> Training:
     section = run.config.train.model_dump()
     chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
     return Training(**chosen, seed=run.config.seed)
 
 
-def _split(run: Run, fold: int) -> tuple[list[Prepared], list[Prepared]]:
+def _split(run: SegmentRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
     cases = run.labelled_cases()
     learned = [case for case in cases if case.fold != fold]
     held_out = [case for case in cases if case.fold == fold]
@@ -122,7 +108,7 @@ def _split(run: Run, fold: int) -> tuple[list[Prepared], list[Prepared]]:
     return _open(run, learned), _open(run, held_out)
 
 
-def _open(run: Run, cases: Sequence[Case]) -> list[Prepared]:
+def _open(run: SegmentRun, cases: Sequence[Case]) -> list[Prepared]:
     prepared = [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
     for case, found in zip(cases, prepared, strict=True):
         if found.facts["key"] != prepared_key(run, case):
@@ -135,7 +121,9 @@ def _open(run: Run, cases: Sequence[Case]) -> list[Prepared]:
     return prepared
 
 
-def _drawing(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device) -> Any:
+def _drawing(
+    run: SegmentRun, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device
+) -> Any:
     """What `fit` calls for the next batch."""
     section = run.config.train
     sources = open_sources(cases, device=device, budget_bytes=int(section.cache_gb * 1e9))
@@ -159,7 +147,9 @@ def _drawing(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch
     return draw
 
 
-def _validation(run: Run, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device) -> Any:
+def _validation(
+    run: SegmentRun, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device
+) -> Any:
     """What `fit` calls after each epoch: mean Dice on the central patch of some held-out cases."""
     some = list(cases)[:: max(1, -(-len(cases) // run.config.train.validation_cases))]
     sources = open_sources(some, device=device, budget_bytes=0)

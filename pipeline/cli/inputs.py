@@ -1,0 +1,63 @@
+"""Commands that take new scans and clips to a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.ending import Device, finish_inputs
+
+app = typer.Typer()
+
+
+@app.command()
+def segment(
+    model: Annotated[Path, typer.Argument(help="Model folder of a run, e.g. runs/demo/model.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="NIfTI, NRRD, MHA or MGZ files, folders of them, or folders of one DICOM series."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the masks and volumes.csv.")],
+    series: Annotated[
+        str | None, typer.Option(metavar="UID", help="Which series, of a folder with several.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Segment new scans, each on its own grid."""
+    from pipeline.segmentation.segment import segment as stage
+
+    refused, n_done = stage(model, inputs, out=out, device=device, series=series)
+    finish_inputs(refused, n_done, out)
+
+
+@app.command()
+def recognize(
+    model: Annotated[
+        Path, typer.Argument(help="Model folder of a run, e.g. runs/demo_motions/model.")
+    ],
+    inputs: Annotated[list[Path], typer.Argument(help="Videos, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder for timelines, previews and index.html.")],
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="CSV of what happens when: video, start_s, end_s, label."),
+    ] = None,
+    step: Annotated[float, typer.Option(help="Seconds from one window to the next.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Find classes wherever they reach it, also several at a time."),
+    ] = None,
+    shortest: Annotated[float, typer.Option(help="Shortest segment, in seconds.")] = 0.5,
+    preview: Annotated[bool, typer.Option(help="Write the video with its label drawn.")] = True,
+    device: Device = "auto",
+) -> None:
+    """Find what happens when in long videos: timelines, segments, previews and a page."""
+    from pipeline.classification.recognize import Recognition
+    from pipeline.classification.recognize import recognize as stage
+
+    how = Recognition(step_s=step, threshold=threshold, shortest_s=shortest, preview=preview)
+    refused, n_done = stage(model, inputs, out=out, device=device, truth=truth, how=how)
+    finish_inputs(refused, n_done, out, out / "index.html")

@@ -1,0 +1,66 @@
+"""The stages of a run, by its task: what the command line and the flow call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.run import Run
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a task's run goes through.
+
+    Attributes:
+        prepare: check and measure every case, choose a plan, write network input.
+        train: learn from the cases outside a fold.
+        predict: the cases held out in a fold.
+        postprocess: once all folds are predicted, what is decided over all of them.
+        evaluate: score what was predicted.
+        report: write the page and return its path.
+    """
+
+    prepare: Callable[..., None]
+    train: Callable[[Run[Any], int], None]
+    predict: Callable[[Run[Any], int], None]
+    postprocess: Callable[[Run[Any]], None]
+    evaluate: Callable[[Run[Any]], None]
+    report: Callable[[Run[Any]], Path]
+
+
+def find_stages(run: Run[Any]) -> Stages:
+    """The stages of the run's task; what they need is imported now."""
+    return _segmentation() if run.config.task == "segment" else _classification()
+
+
+def _segmentation() -> Stages:
+    from pipeline.report import write_report
+    from pipeline.segmentation.evaluate import evaluate
+    from pipeline.segmentation.postprocess import postprocess
+    from pipeline.segmentation.predict import predict
+    from pipeline.segmentation.prepare import prepare
+    from pipeline.segmentation.train import train
+
+    def report(run: Run[Any]) -> Path:
+        return write_report(run.folder, run.usable_cases(), classes=run.data_set.classes)
+
+    return Stages(prepare, train, predict, postprocess, evaluate, report)
+
+
+def _classification() -> Stages:
+    from pipeline.classification.evaluate import evaluate
+    from pipeline.classification.predict import predict
+    from pipeline.classification.prepare import prepare
+    from pipeline.classification.train import train
+    from pipeline.report.classification import write_classification_report
+
+    def report(run: Run[Any]) -> Path:
+        return write_classification_report(run.folder, run.usable_cases())
+
+    def nothing(run: Run[Any]) -> None:
+        """Views are averaged where they are predicted."""
+
+    return Stages(prepare, train, predict, nothing, evaluate, report)

@@ -1,0 +1,164 @@
+"""Specs: what `model.json` says of a network, and the network that is built from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from volumetric.clip_augment import ClipInput
+from volumetric.clips import Sampling
+from volumetric.errors import ConfigError
+from volumetric.models import UNet, slice_network, small_cnn3d, video_network
+from volumetric.models.cnn3d import VideoNetwork
+from volumetric.models.heads import Aggregate
+
+Triple = tuple[int, int, int]
+Fit = Literal["crop", "whole"]
+Normalise = Literal["fixed", "clip"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What `model.json` says of a network that segments.
+
+    Attributes:
+        kind: architecture, "unet" or "residual_unet".
+        n_channels: channels of the image.
+        classes: name of each label but background.
+        features: channels of each stage.
+        strides: stride of each stage.
+        kernels: kernel of each stage.
+        patch_size: window in voxels.
+        spacing_mm: spacing the network works at.
+        intensity: as `volumetric.preprocess.prepare` takes it.
+        overlap: of sliding windows.
+        mirror_axes: averaged in prediction.
+        keep_largest: labels of which only the largest component is kept.
+        fingerprint: of the training set.
+        about: provenance: names, versions.
+        folds: for each fold the hash of its weights, and "key", what they depended on.
+    """
+
+    kind: Literal["unet", "residual_unet"]
+    n_channels: int
+    classes: Mapping[int, str]
+    features: Sequence[int]
+    strides: Sequence[Triple]
+    kernels: Sequence[Triple]
+    patch_size: Triple
+    spacing_mm: tuple[float, float, float]
+    intensity: Mapping[str, Any]
+    overlap: float = 0.5
+    mirror_axes: Sequence[int] = ()
+    keep_largest: Sequence[int] = ()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """What `model.json` says of a network that labels whole clips.
+
+    Attributes:
+        kind: `small_cnn3d`, one of torchvision's video networks, or a 2D backbone.
+        classes: names, in the order of the network's answers.
+        multi_label: whether each class is answered for itself.
+        input: frames, differences between neighbours, or both: as channels of a 3D network, as
+            two streams through a 2D one.
+        frames: frames the network sees at a time.
+        stride: prepared frames from one of them to the next, where sampling is dense.
+        sampling: how they are chosen.
+        size: pixels along both sides of what the network sees.
+        fit: whether a square is cut out of the frame, or all of it is squeezed into one.
+        aggregate: how a 2D network's frames become one answer.
+        members: heads of a 2D network, whose answers are averaged.
+        shift: whether a 2D network passes features from frame to frame (TSM).
+        rate: prepared frames a second.
+        short_side: pixels along the shorter side of prepared frames.
+        normalise: by `mean` and `std`, or each clip by its own, colour by colour.
+        mean: of each colour, from 0 to 1, taken off.
+        std: of each colour, divided by.
+        views: parts of a clip that are averaged in prediction.
+        crops: of each frame, likewise.
+        fingerprint: of the training set.
+        about: provenance: names, versions.
+        folds: for each fold the hash of its weights, and "key", what they depended on.
+    """
+
+    kind: str
+    classes: Sequence[str]
+    multi_label: bool
+    input: ClipInput
+    frames: int
+    stride: int
+    sampling: Sampling
+    size: int
+    fit: Fit
+    aggregate: Aggregate
+    shift: bool
+    rate: float
+    short_side: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    normalise: Normalise = "fixed"
+    members: int = 1
+    views: int = 1
+    crops: int = 1
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def build_network(spec: ModelSpec | ClassifierSpec, *, weights: str = "none") -> nn.Module:
+    """A network as specified, with fresh weights from torch's global generator.
+
+    `weights` names those that a classifier starts from: "imagenet", "kinetics", or a file.
+
+    Raises:
+        ConfigError, DownloadError, UnreadableFileError, UnsupportedError: no such weights.
+    """
+    if isinstance(spec, ClassifierSpec):
+        return _build_classifier(spec, weights)
+    return UNet(
+        spec.n_channels,
+        len(spec.classes) + 1,
+        features=spec.features,
+        strides=spec.strides,
+        kernels=spec.kernels,
+        residual=spec.kind == "residual_unet",
+    )
+
+
+def _build_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:
+    n_channels = 6 if spec.input == "both" else 3
+    n_classes = len(spec.classes)
+    source: Any = weights if weights in ("none", "imagenet", "kinetics") else Path(weights)
+    if spec.kind == "small_cnn3d":
+        if weights != "none":
+            raise ConfigError(
+                "unknown-weights",
+                f"there are no weights {weights!r} of small_cnn3d",
+                "Use none, or another network",
+            )
+        return small_cnn3d(n_channels, n_classes)
+    if spec.kind in get_args(VideoNetwork):
+        shape = (spec.frames, spec.size, spec.size)
+        name: Any = spec.kind
+        return video_network(
+            name, n_channels=n_channels, n_classes=n_classes, weights=source, shape=shape
+        )
+    return slice_network(
+        spec.kind,
+        n_channels=n_channels,
+        n_classes=n_classes,
+        aggregate=spec.aggregate,
+        shift=spec.shift,
+        streams=n_channels // 3,
+        members=spec.members,
+        weights=source,
+    )
