@@ -33,6 +33,7 @@ class ClipAugmentation:
         p_erase: probability that a rectangle of 2 to 20 % of the frame is painted over.
         mixup_alpha: both parameters of mixup's beta distribution; 0 turns mixup off.
         cutmix_alpha: the same for cutmix. With both on, each clip gets either.
+        jitter: how much slower or faster clips run, or how much of their time is left out.
 
     Raises:
         ConfigError: a range turned round, or a number that means nothing.
@@ -47,6 +48,7 @@ class ClipAugmentation:
     p_erase: float = 0.0
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
+    jitter: float = 0.25
 
     def __post_init__(self) -> None:
         sound = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,7 @@ def draw_clips(
     spec: ClassifierSpec,
     batch_size: int,
     chances: NDArray[np.float64],
+    jitter: float = 0.25,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Clips, each uint8 (C, frames, H, W) of its own size, and targets (B, n_classes) float32.
 
@@ -76,28 +78,32 @@ def draw_clips(
     clips, targets = [], []
     for number in rng.choice(len(sources), batch_size, p=chances):
         source = sources[int(number)]
-        frames = choose_frames(source.prepared.shape[0], rng, spec=spec)
+        frames = choose_frames(source.prepared.shape[0], rng, spec=spec, jitter=jitter)
         clips.append(source.read()[:, torch.from_numpy(frames)])
         targets.append(source.target)
     return clips, torch.stack(targets)
 
 
-def choose_frames(n_frames: int, rng: np.random.Generator, *, spec: ClassifierSpec) -> Indices:
+def choose_frames(
+    n_frames: int, rng: np.random.Generator, *, spec: ClassifierSpec, jitter: float
+) -> Indices:
     """Frames (spec.frames,) of a clip for training, at random as far as the sampling allows.
 
-    Dense: from any start, up to a quarter slower or faster. Segments: any of each segment.
-    Uniform: evenly over a part of the clip, at least three quarters of it.
+    Dense: from any start, slower or faster by up to `jitter`. Segments: any of each segment.
+    Uniform: evenly over a part of the clip, all of it but `jitter` at least.
     """
     if spec.sampling == "dense":
-        stride = jitter_stride(spec.stride, by=0.25, rng=rng)
+        stride = jitter_stride(spec.stride, by=jitter, rng=rng)
         return dense(n_frames, length=spec.frames, stride=stride, rng=rng)
     if spec.sampling == "segments":
         return segments(n_frames, length=spec.frames, rng=rng)
-    return choose_part(n_frames, rng, length=spec.frames)
+    return choose_part(n_frames, rng, length=spec.frames, jitter=jitter)
 
 
-def choose_part(n_frames: int, rng: np.random.Generator, *, length: int) -> Indices:
-    """Frames (length,), evenly over a random part of the clip, at least three quarters of it."""
-    n_kept = int(rng.integers(-(-3 * n_frames // 4), n_frames + 1))
+def choose_part(
+    n_frames: int, rng: np.random.Generator, *, length: int, jitter: float = 0.25
+) -> Indices:
+    """Frames (length,), evenly over a random part of the clip: at least all of it but `jitter`."""
+    n_kept = int(rng.integers(max(1, math.ceil((1 - jitter) * n_frames)), n_frames + 1))
     start = int(rng.integers(n_frames - n_kept + 1))
     return start + uniform(n_kept, length=length)

@@ -104,6 +104,8 @@ class AugmentSection(Section):
     p_erase: Fraction = 0.0
     mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
     cutmix_alpha: Annotated[float, Field(ge=0)] = 0.0
+    jitter: Fraction = 0.25
+    """How much slower or faster clips run, or how much of their time is left out."""
 
 
 class TrainSection(LearningSection):

@@ -43,4 +43,4 @@ def _with_text(frame: NDArray[np.uint8], text: str, *, share: float) -> NDArray[
     draw.rectangle((0, 0, picture.width, bottom), fill=(0, 0, 0, 150))
     draw.rectangle((0, bottom - 2, round(picture.width * share), bottom), fill=(90, 180, 255, 255))
     draw.text((4, 2), text, fill=(255, 255, 255, 255), font=font)
-    return np.asarray(picture)
+    return np.array(picture)

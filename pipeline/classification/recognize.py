@@ -73,7 +73,7 @@ def recognize(
     """
     model = load_classifier(model_folder, device=find_device(device))
     cases = _cases([one for path in inputs for one in _expand(path)])
-    known = {} if truth is None else read_truth(truth)
+    known = {} if truth is None else read_truth(truth, classes=model.spec.classes)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -117,11 +117,11 @@ def find_segments(timeline: Timeline, spec: ClassifierSpec, how: Recognition) ->
     )
 
 
-def read_truth(path: Path) -> dict[str, list[Segment]]:
+def read_truth(path: Path, *, classes: Sequence[str]) -> dict[str, list[Segment]]:
     """Segments of each video's name in a CSV with columns video, start_s, end_s and label.
 
     Raises:
-        ManifestError: other columns, or a row without numbers.
+        ManifestError: other columns, a row without numbers, or a label that is no class.
     """
     rows = csv.DictReader(read_manifest(path).removeprefix("\ufeff").splitlines())
     segments: dict[str, list[Segment]] = {}
@@ -142,6 +142,13 @@ def read_truth(path: Path) -> dict[str, list[Segment]]:
                 "Give seconds, such as 12.5",
                 path=f"{path}:{rows.line_num}",
             ) from error
+        if one.label not in classes:
+            raise ManifestError(
+                "unknown-label",
+                f"the model does not know {one.label!r}",
+                f"Use its classes: {', '.join(classes)}",
+                path=f"{path}:{rows.line_num}",
+            )
         segments.setdefault(Path(row["video"]).stem, []).append(one)
     return segments
 

@@ -193,7 +193,12 @@ def _drawing(
 
     def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
         clips, targets = draw_clips(
-            sources, rng, spec=spec, batch_size=section.batch_size, chances=chances
+            sources,
+            rng,
+            spec=spec,
+            batch_size=section.batch_size,
+            chances=chances,
+            jitter=settings.jitter,
         )
         parts = []
         for clip in _stacked(clips):
