@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.classification.recognize import recognize
 from pipeline.classification.train import read_prepared, target_of
 from pipeline.config import load_config
 from pipeline.files import read_json
-from pipeline.motions import MOTIONS, PERIOD, write_motions
+from pipeline.motions import MOTIONS, PERIOD, write_motions, write_stitched
 from pipeline.run import Run, create_run
 from pipeline.stages import find_stages
 from volumetric.inference.clips import classify_clip
@@ -39,6 +40,14 @@ def test_motion_is_learned_from_the_order_of_frames_alone(tmp_path: Path) -> Non
     manifest = write_motions(tmp_path / "data")
     run = learn(manifest, tmp_path / "time")
     assert read_json(run.folder / "results.json")["metrics"]["top1"]["all"]["mean"] >= 0.98
+
+    # Motions one after the other in one long video: which, and from when to when.
+    video = tmp_path / "long.mp4"
+    truth = write_stitched(video)
+    recognize(run.model, [video], out=tmp_path / "found", device="cpu", truth=truth)
+    found = read_json(tmp_path / "found" / "results.json")["metrics"]
+    assert found["ap_0.5"]["all"]["mean"] >= 0.9
+    assert found["boundary_error_s"]["all"]["mean"] <= 0.5
 
     # The same network, shown the same frames out of order.
     model = load_classifier(run.model)

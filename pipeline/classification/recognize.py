@@ -24,7 +24,7 @@ from volumetric.metrics import Segment, merge_segments, score_localisation, smoo
 from volumetric.model import load_classifier
 from volumetric.spec import ClassifierSpec
 
-_PREVIEW_SIDE = 240  # pixels
+_PREVIEW_SIDE = 240  # pixels, also of smaller videos, or the label could not be read
 _PREVIEW_RATE = 12.5
 _TRUTH = ("video", "start_s", "end_s", "label")
 
@@ -217,8 +217,7 @@ def _write_preview(out: Path, case: Case, timeline: Timeline, spec: ClassifierSp
     """The video small, with the most probable class drawn into it."""
     probe = probe_video(case.image)
     rate = min(_PREVIEW_RATE, probe.rate or _PREVIEW_RATE)
-    side = min(_PREVIEW_SIDE, probe.height, probe.width)
-    chunks = stream_clip(case.image, rate=rate, size=side, probe=probe)
+    chunks = stream_clip(case.image, rate=rate, size=_PREVIEW_SIDE, probe=probe)
     frames = (
         frame for chunk in chunks for frame in draw_preview(chunk, timeline, classes=spec.classes)
     )

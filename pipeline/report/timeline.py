@@ -44,7 +44,8 @@ def write_timeline_page(
 def _headline(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(name, value, interval) of the localisation's scores, over all classes."""
     rows = []
-    for metric, by_class in results.get("metrics", {}).items():
+    ordered = sorted(results.get("metrics", {}).items(), key=lambda one: one[0] != "ap_0.5")
+    for metric, by_class in ordered:
         found = by_class.get("all")
         if found is None or found["mean"] is None:
             continue
@@ -65,7 +66,8 @@ def _describe(
     peaks = [max(column) for column in zip(*content["seconds"], strict=True)]
     order = sorted(range(len(classes)), key=lambda number: -peaks[number])[:_MOST_ROWS]
     shown = sorted(order)  # by likelihood chosen, in the model's order drawn
-    colours = {classes[number]: f"var(--class-{row % 7})" for row, number in enumerate(shown)}
+    hues = {classes[number]: round(360 * row / len(shown)) for row, number in enumerate(shown)}
+    colours = {name: f"hsl({hue} 60% 50%)" for name, hue in hues.items()}
     duration_s = float(content["duration_s"])
     rows = [
         (classes[number], _strip([row[number] for row in content["seconds"]], duration_s))
