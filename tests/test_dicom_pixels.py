@@ -25,7 +25,8 @@ from pydicom.uid import CTImageStorage
 
 from volumetric.errors import UnreadableFileError, VolumetricError
 from volumetric.io.dicom.deflate import DEFLATED, inflate
-from volumetric.io.dicom.pixels import check_encoding, read_stored
+from volumetric.io.dicom.encoding import check_encoding
+from volumetric.io.dicom.pixels import read_stored
 from volumetric.io.dicom.slices import Encoding, Slice
 
 IMPLICIT, EXPLICIT, BIG_ENDIAN = (f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2"))

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from volumetric.errors import GeometryError, IntensityError, UnsupportedError
 from volumetric.findings import Finding
+from volumetric.io.dicom.encoding import check_encoding
 from volumetric.io.dicom.folder import find_series
 from volumetric.io.dicom.geometry import Stack, stack_slices
 from volumetric.io.dicom.pet import suv_factor
-from volumetric.io.dicom.pixels import check_encoding, read_stored
+from volumetric.io.dicom.pixels import read_stored
 from volumetric.io.dicom.places import runs_of_one_place, same_place_mm
 from volumetric.io.dicom.regular import regularise
 from volumetric.io.dicom.series import choose_volume
