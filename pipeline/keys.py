@@ -7,12 +7,18 @@ refused, never mixed in.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.files import hash_code, hash_files, hash_values, read_json
 from pipeline.run import Run
 from volumetric.cases import Case
 from volumetric.errors import OutputError, UnreadableFileError
+from volumetric.io.prepared import open_prepared
+
+Folds = Mapping[str, Mapping[str, Any]]
+"""What a model folder says of the weights of each fold."""
 
 _MEASURING = ("volume", "io", "check", "preprocess", "interpolate", "fingerprint")
 
@@ -49,3 +55,35 @@ def read_plan(run: Run[Any]) -> dict[str, Any]:
     """What the plan chose, by name."""
     plan: dict[str, Any] = read_json(run.folder / "plan.json")["values"]
     return plan
+
+
+def standing_key(prepared: Path) -> str | None:
+    """What a prepared case was made from; None where there is none, or it is damaged."""
+    try:
+        key: str = open_prepared(prepared).facts["key"]
+    except UnreadableFileError:
+        return None
+    return key
+
+
+def refuse_stale(run: Run[Any], folds: Folds, fold: int, *, key: str) -> None:
+    """Refuse weights that were not learned with the present settings and data.
+
+    Raises:
+        OutputError: they were not.
+    """
+    if folds[str(fold)]["key"] != key:
+        raise OutputError(
+            "stale-model",
+            f"fold {fold} was trained on other data or with other settings",
+            "Run `volumetric train` first",
+            path=run.model,
+        )
+
+
+def cases_of_sound_folds(
+    run: Run[Any], folds: Folds, *, training_key: Callable[[int], str]
+) -> list[Case]:
+    """The cases to predict whose fold's weights stand, learned with what there is now."""
+    sound = {fold for fold in folds if folds[fold]["key"] == training_key(int(fold))}
+    return [case for case in run.usable_cases("prepare", "predict") if str(case.fold) in sound]

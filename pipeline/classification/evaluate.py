@@ -15,14 +15,13 @@ from pipeline.classification.train import target_of
 from pipeline.files import read_json, write_json
 from pipeline.keys import read_plan
 from pipeline.provenance import record_time
+from pipeline.results import note_few_subjects
 from pipeline.run import ClassifyRun, forget
 from volumetric.cases import Case
 from volumetric.errors import OutputError
 from volumetric.metrics.calibration import bin_reliability, score_calibration
 from volumetric.metrics.classification import count_confusion, score_classification
 from volumetric.metrics.resampling import Resampling
-
-_TRUSTWORTHY = 20  # subjects; see the coverage in volumetric/metrics/statistics.py
 
 Scored = Sequence[tuple[Case, Mapping[str, Any]]]
 """Cases with what was predicted of them."""
@@ -59,7 +58,7 @@ def _results(run: ClassifyRun, scored: Scored) -> dict[str, Any]:
         "multi_label": run.data_set.multi_label,
         "protocol": _protocol(run, scored),
         **(_scores(run, labelled) if labelled else {"metrics": {}, "view_metrics": {}}),
-        "notes": _notes([case for case, _ in labelled]),
+        "notes": note_few_subjects([case for case, _ in labelled]) if labelled else [],
         "cases": [_describe(run, case, found) for case, found in scored],
         "provenance": read_json(run.folder / "provenance.json"),
     }
@@ -148,16 +147,6 @@ def _describe(run: ClassifyRun, case: Case, found: Mapping[str, Any]) -> dict[st
         "seconds": found["seconds"],
         "scores": {"true_probability": score},
     }
-
-
-def _notes(cases: Sequence[Case]) -> list[str]:
-    n_subjects = len({case.subject for case in cases})
-    if not cases or n_subjects >= _TRUSTWORTHY:
-        return []
-    return [
-        f"{len(cases)} cases of {n_subjects} subjects: below {_TRUSTWORTHY} subjects "
-        "such intervals are too narrow, the more the fewer they are."
-    ]
 
 
 def _write_scores(run: ClassifyRun, scored: Scored) -> None:

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.classification.augmentation import choose_augmentation
 from pipeline.classification.keys import features_key
 from pipeline.progress import track
 from pipeline.run import ClassifyRun
-from volumetric.clip_augment import ClipAugmentation, mix_clips, sample_mix
+from volumetric.clip_augment import mix_clips, sample_mix
 from volumetric.clip_dataset import ClipSource
 from volumetric.features import (
     FeatureSource,
@@ -44,7 +45,7 @@ def see_clips(
     missing = [
         one for one in zip(paths, clips, keys, strict=True) if standing_key(one[0]) != one[2]
     ]
-    mirror = not run.data_set.sides_matter and run.config.train.augment.p_flip > 0
+    mirror = choose_augmentation(run).p_flip > 0
     for path, clip, key in track(missing, total=len(missing), title="features"):
         seen = see_clip(network, clip.read(), spec=spec, mirror=mirror)
         write_features(path, seen, key=key)
@@ -69,7 +70,7 @@ def drawing(
 ) -> Any:
     """What `fit` calls for the next batch of features, and soft targets."""
     section = run.config.train
-    settings = ClipAugmentation(**section.augment.model_dump())
+    settings = choose_augmentation(run)
 
     def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
         seen, targets = draw_features(

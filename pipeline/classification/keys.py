@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.classification.augmentation import choose_augmentation
 from pipeline.files import hash_code, hash_files, hash_values
 from pipeline.keys import facts_key, read_plan
 from pipeline.run import ClassifyRun
@@ -37,7 +38,7 @@ def training_key(run: ClassifyRun, fold: int) -> str:
 def features_key(run: ClassifyRun, prepared: str) -> str:
     """Of a prepared case's key, the trunk, what it is shown, and the code."""
     model = run.config.model.model_dump(mode="json")
-    mirror = not run.data_set.sides_matter and run.config.train.augment.p_flip > 0
+    mirror = choose_augmentation(run).p_flip > 0
     weights, code = _weights_bytes(run), hash_code(*_SHOWING, "features")
     return hash_values(prepared, model, weights, mirror, code)
 

@@ -9,11 +9,11 @@ from pipeline.classification.keys import prediction_key, training_key
 from pipeline.classification.train import read_prepared
 from pipeline.device import find_device
 from pipeline.files import read_json, write_json
+from pipeline.keys import cases_of_sound_folds, refuse_stale
 from pipeline.progress import each_in_threads
 from pipeline.provenance import record_time
 from pipeline.run import ClassifyRun, forget, quarantine
 from volumetric.cases import Case
-from volumetric.errors import OutputError
 from volumetric.inference.clips import ClipScores, classify_clip
 from volumetric.model import Model, load_classifier, load_classifier_spec
 from volumetric.spec import ClassifierSpec
@@ -31,13 +31,7 @@ def predict(run: ClassifyRun, fold: int) -> None:
     with record_time(run.folder, f"predict fold {fold}"):
         device = find_device(run.config.device)
         model = load_classifier(run.model, device=device, folds=[fold])
-        if model.spec.folds[str(fold)]["key"] != training_key(run, fold):
-            raise OutputError(
-                "stale-model",
-                f"fold {fold} was trained with other settings, data or code",
-                "Run `volumetric train` first",
-                path=run.model,
-            )
+        refuse_stale(run, model.spec.folds, fold, key=training_key(run, fold))
         cases = [case for case in run.usable_cases("prepare") if case.fold == fold]
         forget(run, "predict", cases)
         each = each_in_threads(1)
@@ -54,12 +48,10 @@ def prediction_path(run: ClassifyRun, case: Case) -> Path:
 def predicted_cases(run: ClassifyRun) -> list[Case]:
     """The cases whose prediction stands, made by weights that stand themselves."""
     spec = load_classifier_spec(run.model)
-    sound = {k for k in spec.folds if spec.folds[k]["key"] == training_key(run, int(k))}
-    return [
-        case
-        for case in run.usable_cases("prepare", "predict")
-        if str(case.fold) in sound and _stands(run, spec, case)
-    ]
+    trained = cases_of_sound_folds(
+        run, spec.folds, training_key=lambda fold: training_key(run, fold)
+    )
+    return [case for case in trained if _stands(run, spec, case)]
 
 
 def describe_scores(scores: ClipScores, spec: ClassifierSpec) -> dict[str, Any]:

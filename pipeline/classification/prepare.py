@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.classification.keys import prepared_key
 from pipeline.files import write_json
-from pipeline.keys import read_plan
+from pipeline.keys import read_plan, standing_key
 from pipeline.measure import Facts, Known, Measured, measure_cases
 from pipeline.progress import Each, each_in_threads, one_core_each
 from pipeline.provenance import record_time
@@ -18,9 +18,8 @@ from pipeline.run import ClassifyRun, quarantine
 from volumetric.cases import Case
 from volumetric.check.clip import check_clip
 from volumetric.check.clips import ClipTraits, check_clips
-from volumetric.errors import UnreadableFileError
 from volumetric.findings import Finding
-from volumetric.io.prepared import open_prepared, write_prepared
+from volumetric.io.prepared import write_prepared
 from volumetric.io.video.clip import read_clip
 from volumetric.io.video.probe import probe_video
 
@@ -117,16 +116,8 @@ def _prepare_case(run: ClassifyRun, case: Case) -> None:
     plan = read_plan(run)
     key = prepared_key(run, case)
     path = run.prepared / f"{case.id}.safetensors"
-    if _standing_key(path) == key:
+    if standing_key(path) == key:
         return
     probe = probe_video(case.image, cache=_probes(run))
     clip = read_clip(case.image, rate=plan["rate"], size=plan["short_side"], probe=probe)
     write_prepared(path, clip, None, foreground={}, facts={"key": key, "id": case.id})
-
-
-def _standing_key(path: Path) -> str | None:
-    try:
-        key: str = open_prepared(path).facts["key"]
-    except UnreadableFileError:
-        return None
-    return key

@@ -13,11 +13,10 @@ import torch
 from pipeline.classification.preview import draw_preview
 from pipeline.device import find_device
 from pipeline.files import write_json
-from pipeline.progress import each_in_threads
+from pipeline.inputs import go_through, refuse_twins
 from pipeline.report.timeline import write_timeline_page
-from pipeline.run import describe_refusal
 from volumetric.cases import Case, read_manifest
-from volumetric.errors import ManifestError, OutputError, UnsupportedError
+from volumetric.errors import ManifestError, UnsupportedError
 from volumetric.inference.timeline import Timeline, classify_stream
 from volumetric.io.video import is_video_file, probe_video, stream_clip, write_video
 from volumetric.metrics import Segment, merge_segments, score_localisation, smooth_windows
@@ -74,12 +73,6 @@ def recognize(
     model = load_classifier(model_folder, device=find_device(device))
     cases = _cases([one for path in inputs for one in _expand(path)])
     known = {} if truth is None else read_truth(truth, classes=model.spec.classes)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(
-            "unwritable", f"cannot be made ({problem.strerror})", "Choose another --out", path=out
-        ) from problem
     found: dict[str, list[Segment]] = {}
 
     def recognize_case(case: Case) -> None:
@@ -90,11 +83,7 @@ def recognize(
             _write_preview(out, case, timeline, model.spec)
         found[case.id] = segments
 
-    refused: list[dict[str, str]] = []
-    for case, error in each_in_threads(1)(recognize_case, cases, "recognise"):
-        if error is not None:
-            refused.append(describe_refusal(case, error))
-    write_json(out / "quarantine.json", refused)
+    refused = go_through(recognize_case, cases, "recognise", out=out)
     results = _score(known, found, model.spec)
     if results:
         write_json(out / "results.json", results)
@@ -226,14 +215,7 @@ def _write_preview(out: Path, case: Case, timeline: Timeline, spec: ClassifierSp
 
 def _cases(inputs: Sequence[Path]) -> list[Case]:
     names = [path.resolve().stem for path in inputs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ManifestError(
-            "duplicate-id",
-            f"several videos are called {', '.join(twice)}, so their outputs would overwrite "
-            "each other",
-            "Recognise them into different folders",
-        )
+    refuse_twins(names)
     return [Case(name, name, None, path) for name, path in zip(names, inputs, strict=True)]
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.classification import frozen
+from pipeline.classification.augmentation import choose_augmentation
 from pipeline.classification.keys import prepared_key, training_key
 from pipeline.device import describe_device, find_device
 from pipeline.files import read_json
@@ -22,7 +23,6 @@ from pipeline.provenance import record, record_time
 from pipeline.run import ClassifyRun
 from volumetric.cases import Case
 from volumetric.clip_augment import (
-    ClipAugmentation,
     augment_clips,
     mix_clips,
     sample_changes,
@@ -187,9 +187,7 @@ def _drawing(
     """What `fit` calls for the next batch: network input, and soft targets."""
     section = run.config.train
     sources, chances = clips
-    settings = ClipAugmentation(**section.augment.model_dump())
-    if run.data_set.sides_matter:
-        settings = ClipAugmentation(**{**section.augment.model_dump(), "p_flip": 0.0})
+    settings = choose_augmentation(run)
 
     def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
         clips, targets = draw_clips(

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.files import read_json, write_json
 from pipeline.progress import each_in_threads, one_core_each
 from pipeline.provenance import record_time
+from pipeline.results import note_few_subjects
 from pipeline.run import SegmentRun, forget, quarantine
 from pipeline.segmentation.predict import predicted_cases, prediction_path
 from volumetric.cases import Case
@@ -18,8 +19,6 @@ from volumetric.errors import GeometryError, OutputError
 from volumetric.io import read_volume
 from volumetric.metrics.segmentation import CaseScores, score_masks
 from volumetric.metrics.statistics import bootstrap_mean
-
-_TRUSTWORTHY = 20  # subjects; see the coverage in volumetric/metrics/statistics.py
 
 
 def evaluate(run: SegmentRun) -> None:
@@ -85,7 +84,7 @@ def _results(
         "nsd_tolerance_mm": run.config.evaluate.tolerance_mm,
         "confidence": run.config.evaluate.confidence,
         "metrics": _cohort(run, cases, scored),
-        "notes": _notes(cases),
+        "notes": note_few_subjects(cases),
         "cases": [
             {
                 "id": case.id,
@@ -98,16 +97,6 @@ def _results(
         ],
         "provenance": read_json(run.folder / "provenance.json"),
     }
-
-
-def _notes(cases: Sequence[Case]) -> list[str]:
-    n_subjects = len({case.subject for case in cases})
-    if n_subjects >= _TRUSTWORTHY:
-        return []
-    return [
-        f"{len(cases)} cases of {n_subjects} subjects: below {_TRUSTWORTHY} subjects "
-        "such intervals are too narrow, the more the fewer they are."
-    ]
 
 
 def _cohort(

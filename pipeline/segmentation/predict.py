@@ -7,13 +7,13 @@ from pathlib import Path
 
 from pipeline.device import find_device
 from pipeline.files import read_json, write_json
+from pipeline.keys import cases_of_sound_folds, refuse_stale
 from pipeline.progress import each_in_threads
 from pipeline.provenance import record_time
 from pipeline.run import SegmentRun, forget, quarantine
 from pipeline.segmentation.keys import prediction_key, training_key
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import OutputError
 from volumetric.inference.segment import segment_volume
 from volumetric.io import write_volume
 from volumetric.model import Model, load_model, load_spec
@@ -33,13 +33,7 @@ def predict(run: SegmentRun, fold: int) -> None:
     device = find_device(run.config.device)
     with record_time(run.folder, f"predict fold {fold}"):
         model = load_model(run.model, device=device, folds=[fold])
-        if model.spec.folds[str(fold)]["key"] != training_key(run, fold):
-            raise OutputError(
-                "stale-model",
-                f"fold {fold} was trained on other data or with other settings",
-                "Run `volumetric train` first",
-                path=run.model,
-            )
+        refuse_stale(run, model.spec.folds, fold, key=training_key(run, fold))
         forget(run, "predict", [case for case in run.cases if case.fold == fold])
         cases = [case for case in run.usable_cases("prepare", "predict") if case.fold == fold]
         cases = [case for case in cases if not _stands(run, model.spec, case)]
@@ -52,12 +46,10 @@ def predict(run: SegmentRun, fold: int) -> None:
 def predicted_cases(run: SegmentRun) -> list[Case]:
     """The cases whose raw prediction stands, made by weights that stand themselves."""
     spec = load_spec(run.model)
-    sound = {k for k in spec.folds if spec.folds[k]["key"] == training_key(run, int(k))}
-    return [
-        case
-        for case in run.usable_cases("prepare", "predict")
-        if str(case.fold) in sound and _stands(run, spec, case)
-    ]
+    trained = cases_of_sound_folds(
+        run, spec.folds, training_key=lambda fold: training_key(run, fold)
+    )
+    return [case for case in trained if _stands(run, spec, case)]
 
 
 def prediction_path(run: SegmentRun, case: Case) -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.files import read_json, write_json
+from pipeline.keys import standing_key
 from pipeline.measure import Facts, Known, Measured, measure_cases
 from pipeline.progress import Each, each_in_threads, one_core_each
 from pipeline.provenance import record_time
@@ -21,10 +21,9 @@ from volumetric.cases import Case
 from volumetric.check import check_case, read_case
 from volumetric.check.cohort import check_cohort
 from volumetric.check.traits import traits_from
-from volumetric.errors import UnreadableFileError
 from volumetric.findings import Finding
 from volumetric.fingerprint import CaseFacts, measure_case, sum_up
-from volumetric.io.prepared import open_prepared, write_prepared
+from volumetric.io.prepared import write_prepared
 from volumetric.preprocess import prepare as prepare_volume
 from volumetric.volume import Volume
 
@@ -119,7 +118,7 @@ def _prepare_case(run: SegmentRun, case: Case, seen: _Seen) -> None:
     plan = read_json(run.folder / "plan.json")["values"]
     key = prepared_key(run, case)
     path = run.prepared / f"{case.id}.safetensors"
-    if _standing_key(path) == key:
+    if standing_key(path) == key:
         return
     kept = seen.volumes.pop(case.id, None)
     source, source_mask = kept or read_case(case, classes=run.data_set.classes)
@@ -128,14 +127,6 @@ def _prepare_case(run: SegmentRun, case: Case, seen: _Seen) -> None:
     )
     index = {} if mask is None else _foreground(mask, list(run.data_set.classes))
     write_prepared(path, image, mask, foreground=index, facts={"key": key, "id": case.id})
-
-
-def _standing_key(path: Path) -> str | None:
-    try:
-        key: str = open_prepared(path).facts["key"]
-    except UnreadableFileError:
-        return None
-    return key
 
 
 def _foreground(mask: Volume, labels: list[int]) -> dict[int, torch.Tensor]:

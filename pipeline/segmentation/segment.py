@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.device import find_device
-from pipeline.files import write_json
-from pipeline.progress import each_in_threads
-from pipeline.run import describe_refusal
+from pipeline.inputs import go_through, refuse_twins
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import ManifestError, OutputError, UnsupportedError
+from volumetric.errors import OutputError, UnsupportedError
 from volumetric.inference.segment import segment_volume
 from volumetric.io import write_volume
 from volumetric.io.reader import is_volume_file, volume_suffix
@@ -44,12 +42,6 @@ def segment(
     model = load_model(model_folder, device=find_device(device))
     cases = _cases([one for path in inputs for one in _expand(path)], series)
     _refuse_overwriting(cases, out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise OutputError(
-            "unwritable", f"cannot be made ({problem.strerror})", "Choose another --out", path=out
-        ) from problem
     volumes: dict[str, dict[str, float]] = {}
 
     def segment_case(case: Case) -> None:
@@ -58,11 +50,7 @@ def segment(
         write_volume(labels, out / f"{case.id}.nii.gz")
         volumes[case.id] = _volumes_ml(model, labels)
 
-    refused: list[dict[str, str]] = []
-    for case, error in each_in_threads(1)(segment_case, cases, "segment"):
-        if error is not None:
-            refused.append(describe_refusal(case, error))
-    write_json(out / "quarantine.json", refused)
+    refused = go_through(segment_case, cases, "segment", out=out)
     with (out / "volumes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", *(f"{name}_ml" for name in model.spec.classes.values())])
@@ -72,14 +60,7 @@ def segment(
 
 def _cases(inputs: Sequence[Path], series: str | None) -> list[Case]:
     names = [_stem(path) for path in inputs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ManifestError(
-            "duplicate-id",
-            f"several inputs are called {', '.join(twice)}, so their outputs "
-            "would overwrite each other",
-            "Segment them into different folders",
-        )
+    refuse_twins(names)
     return [
         Case(name, name, None, path, series=series)
         for name, path in zip(names, inputs, strict=True)
