@@ -1,25 +1,39 @@
-"""Decode to clip beside decord2 and PyAV, as ratios in one run; memory over a long recording.
+"""Decode to clip beside decord2, PyAV and torchcodec, as ratios in one run; memory over an hour.
 
 python benchmarks/clips.py                 clips of 16 frames at 128 pixels, whole and sparse
 python benchmarks/clips.py --stream 60     a recording of 60 minutes: frames a second, memory
+
+torchcodec joins where it is installed: `make peers`, FFmpeg's libraries (Debian: ffmpeg), then
+.venv-peers/bin/python benchmarks/clips.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import torch
 from PIL import Image
 
-from volumetric.io.video import probe_video, read_clip, read_frames, stream_clip, write_video
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the peers' environment does not hold it
+
+from volumetric.io.video import (  # noqa: E402
+    probe_video,
+    read_clip,
+    read_frames,
+    stream_clip,
+    write_video,
+)
 
 SIZE, N_FRAMES, ROUNDS = 128, 16, 7
 
@@ -58,6 +72,9 @@ def compare(folder: Path) -> None:
         ),
         "PyAV": lambda: sequential(path, spread),
     }
+    if importlib.util.find_spec("torchcodec"):
+        whole["torchcodec"] = lambda: open_torchcodec(path)[:]
+        sparse["torchcodec"] = lambda: open_torchcodec(path).get_frames_at(spread)
     for name, readers in (("all frames", whole), (f"{N_FRAMES} frames, spread", sparse)):
         report(name, readers)
 
@@ -70,12 +87,22 @@ def report(name: str, readers: dict[str, Callable[[], object]]) -> None:
             read()
             seconds[reader].append(time.perf_counter() - started)
     print(f"{name}: volumetric {1000 * statistics.median(seconds['volumetric']):.0f} ms")
-    for reader in ("decord2", "PyAV"):
+    for reader in readers.keys() - {"volumetric"}:
         ratios = sorted(a / b for a, b in zip(seconds[reader], seconds["volumetric"], strict=True))
         print(
             f"  {reader} / volumetric: {statistics.median(ratios):.2f} "
             f"({ratios[0]:.2f} to {ratios[-1]:.2f} in {ROUNDS} rounds)"
         )
+
+
+def open_torchcodec(path: Path) -> Any:
+    """Its decoder, frames scaled in FFmpeg as it offers, and two threads as decord2 has them."""
+    from torchcodec.decoders import VideoDecoder
+    from torchcodec.transforms import Resize
+
+    return VideoDecoder(
+        path, transforms=[Resize((SIZE, 171))], num_ffmpeg_threads=2
+    )
 
 
 def sequential(path: Path, numbers: list[int]) -> torch.Tensor:
