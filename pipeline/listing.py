@@ -161,10 +161,10 @@ def _can_be_listed(file: Path) -> bool:
 
 
 def _refuse_labels(folder: Path, labels: Sequence[str]) -> None:
-    bad = [one for one in labels if ";" in one or one != one.strip() or one in _RESERVED]
+    bad = [one for one in labels if {";", "|"} & set(one) or one != one.strip() or one in _RESERVED]
     if bad:
         reason = f"folder {bad[0]!r} cannot name a class"
-        remedy = f"Rename it: without semicolon or blanks at its ends, and not {_RESERVED}"
+        remedy = f"Rename it: without semicolon, bar or blanks at its ends, and not {_RESERVED}"
     elif not labels:
         reason = "holds no folder with videos"
         remedy = "Name the folder that holds a folder for each class"
