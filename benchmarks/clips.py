@@ -27,7 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the peers' environment does not hold it
 
-from volumetric.io.video import (  # noqa: E402
+from volumetric.io.video import (
     probe_video,
     read_clip,
     read_frames,
@@ -100,9 +100,7 @@ def open_torchcodec(path: Path) -> Any:
     from torchcodec.decoders import VideoDecoder
     from torchcodec.transforms import Resize
 
-    return VideoDecoder(
-        path, transforms=[Resize((SIZE, 171))], num_ffmpeg_threads=2
-    )
+    return VideoDecoder(path, transforms=[Resize((SIZE, 171))], num_ffmpeg_threads=2)
 
 
 def sequential(path: Path, numbers: list[int]) -> torch.Tensor:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from volumetric.check import Checked, check_case
 from volumetric.check.clip import CheckedClip, check_clip
 from volumetric.check.clips import ClipTraits, check_clips
 from volumetric.check.cohort import check_cohort, check_listing
+from volumetric.check.labels import check_labels
 from volumetric.check.scans import find_scans, is_folder
 from volumetric.check.traits import Traits
 from volumetric.errors import ManifestError, UnreadableFileError, VolumetricError, printable
@@ -65,6 +67,12 @@ class _Target:
     labels: Sequence[str] | None = None
     multi_label: bool = False
     is_manifest: bool = False
+
+    @cached_property
+    def is_of_clips(self) -> bool:
+        """Whether its labelled cases are clips: most of them are, so that a scan is an error."""
+        n_videos = sum(is_video_file(case.image) for case in self.cases)
+        return bool(self.labels) and 2 * n_videos >= len(self.cases)
 
 
 def check(
@@ -274,15 +282,22 @@ def _check_target(target: _Target, workers: int) -> list[Finding]:
     clips = [(case, traits) for case, traits in seen if isinstance(traits, ClipTraits)]
     if scans or not clips:
         findings += check_cohort(scans, classes=target.classes)
+        findings += check_labels([case for case, _ in scans], target.labels or ())
     return findings + check_clips(clips, labels=target.labels)
 
 
 def _look_at(case: Case, target: _Target) -> Checked | CheckedClip:
-    if target.labels or (target.classes is None and is_video_file(case.image)):
-        # A case without a label is one to predict.
-        labels = target.labels if case.label is not None else None
+    # A case without a label is one to predict.
+    labels = target.labels if case.label is not None else None
+    if target.is_of_clips or (target.classes is None and is_video_file(case.image)):
         return check_clip(case, labels=labels, multi_label=target.multi_label)
-    return check_case(case, classes=target.classes, modality=target.modality)
+    return check_case(
+        case,
+        classes=target.classes,
+        modality=target.modality,
+        labels=labels,
+        multi_label=target.multi_label,
+    )
 
 
 def _where(finding: Finding) -> str:

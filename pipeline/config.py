@@ -9,13 +9,18 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.classification.config import ClassifyConfig
+from pipeline.classification.scan_config import ClassifyScansConfig
 from pipeline.segmentation.config import SegmentConfig
 from volumetric.errors import ConfigError
 
 _PRESETS = Path(__file__).parent / "configs"
 
-RunConfig = SegmentConfig | ClassifyConfig
-_CONFIGS: dict[str, type[RunConfig]] = {"segment": SegmentConfig, "classify": ClassifyConfig}
+RunConfig = SegmentConfig | ClassifyConfig | ClassifyScansConfig
+_CONFIGS: dict[str, type[RunConfig]] = {
+    "segment": SegmentConfig,
+    "classify": ClassifyConfig,
+    "classify_scans": ClassifyScansConfig,
+}
 
 
 def load_config(path: Path | str, *, overrides: dict[str, Any] | None = None) -> RunConfig:

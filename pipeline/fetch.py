@@ -19,6 +19,7 @@ from pydantic import ValidationError as InvalidError
 
 from pipeline.archive import unpack
 from pipeline.manifest import Archive
+from pipeline.medmnist import unpack_arrays
 from volumetric.cases import read_cases
 from volumetric.errors import DownloadError, ManifestError, OutputError, UnreadableFileError
 
@@ -75,16 +76,16 @@ def fetch(
     if data.exists():
         _check_complete(data, cases, remedy="Move or remove this folder and fetch again")
         return data
-    if source is not None:
+    if source is not None and not archive.arrays:  # which are compared themselves
         _check_sum(source, archive.md5, remedy="Download it again: it is damaged or another one")
     try:
         to.mkdir(parents=True, exist_ok=True)
         if source is not None:
-            _unpack(source, data, folder=archive.folder, cases=cases)
+            _unpack(source, data, record, cases=cases)
             return data
         part = to / f"{PurePosixPath(archive.url.path or '').name or 'archive'}.part"
         _download(archive, part, progress)
-        _unpack(part, data, folder=archive.folder, cases=cases)
+        _unpack(part, data, record, cases=cases)
         part.unlink()
     except OSError as error:
         raise OutputError(
@@ -99,6 +100,7 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     cases: str
+    labels: tuple[str, ...] = ()
     archive: Archive | None = None
 
 
@@ -165,11 +167,22 @@ def _check_sum(path: Path, expected: str, *, remedy: str) -> None:
         )
 
 
-def _unpack(archive: Path, data: Path, *, folder: str, cases: Path) -> None:
-    """Make `data` the archive's `folder`, whole or not at all."""
+def _unpack(archive: Path, data: Path, record: _Record, *, cases: Path) -> None:
+    """Make `data` the archive's folder, whole or not at all."""
+    assert record.archive is not None
+    folder, arrays = record.archive.folder, record.archive.arrays
     data.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=data.parent, prefix=".fetch-") as scratch:
-        unpack(archive, Path(scratch))
+        if arrays:
+            unpack_arrays(
+                archive,
+                Path(scratch, folder),
+                arrays=arrays,
+                spacing_mm=record.archive.spacing_mm or (1.0, 1.0, 1.0),
+                labels=record.labels,
+            )
+        else:
+            unpack(archive, Path(scratch))
         unpacked = Path(scratch, folder)
         if missing := _missing(unpacked, cases):
             raise DownloadError(

@@ -37,7 +37,13 @@ class Archive(BaseModel):
     url: HttpUrl
     md5: Annotated[str, StringConstraints(to_lower=True, pattern=r"^[0-9a-fA-F]{32}$")]
     folder: Annotated[str, AfterValidator(_inner)]
-    """Folder inside the archive that paths are relative to."""
+    """Folder inside the archive that paths are relative to; of an .npz, the folder to make."""
+    arrays: dict[str, Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict
+    )
+    """Of MedMNIST's .npz: SHA-256 of the arrays that must be there."""
+    spacing_mm: tuple[float, float, float] | None = None
+    """Of MedMNIST's .npz: spacing along D, H, W."""
 
 
 class DataSet(BaseModel):
@@ -59,6 +65,8 @@ class DataSet(BaseModel):
     """Whether a case may have several labels, written `one;other`, or none."""
     sides_matter: bool = False
     """Whether left and right mean something, so that no picture may be mirrored."""
+    symmetric: bool = False
+    """Whether a scan's mirror image, left for right, could be another's scan of the same label."""
     cases: str
     """CSV file beside this one."""
     archive: Archive | None = None

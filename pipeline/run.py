@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 from pipeline.classification.config import ClassifyConfig
+from pipeline.classification.scan_config import ClassifyScansConfig
 from pipeline.config import RunConfig, dump_config, load_config, parse_config
 from pipeline.files import read_json, write_json, write_text
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
@@ -106,6 +107,20 @@ class Run(Generic[_Config]):
 
 SegmentRun = Run[SegmentConfig]
 ClassifyRun = Run[ClassifyConfig]
+ClassifyScansRun = Run[ClassifyScansConfig]
+LabelRun = Run[ClassifyConfig | ClassifyScansConfig]
+"""A run that labels whole cases, whether clips or scans."""
+
+
+def describe_origin(run: Run[Any]) -> dict[str, Any]:
+    """What a model folder says of where the model came from."""
+    provenance = read_json(run.folder / "provenance.json")
+    return {
+        "name": run.config.name,
+        "data_set": run.data_set.name,
+        "licence": run.data_set.licence,
+        **{name: provenance[name] for name in ("commit", "versions", "manifest")},
+    }
 
 
 def create_run(config: RunConfig, folder: Path) -> Run[Any]:

@@ -33,7 +33,7 @@ class Stages:
 
 def find_stages(run: Run[Any]) -> Stages:
     """The stages of the run's task; what they need is imported now."""
-    return _segmentation() if run.config.task == "segment" else _classification()
+    return _segmentation() if run.config.task == "segment" else _classification(run.config.task)
 
 
 def _segmentation() -> Stages:
@@ -50,10 +50,10 @@ def _segmentation() -> Stages:
     return Stages(prepare, train, predict, postprocess, evaluate, report)
 
 
-def _classification() -> Stages:
+def _classification(task: str) -> Stages:
+    from pipeline.classification import prepare_clips, prepare_scans
     from pipeline.classification.evaluate import evaluate
     from pipeline.classification.predict import predict
-    from pipeline.classification.prepare import prepare
     from pipeline.classification.train import train
     from pipeline.report.classification import write_classification_report
 
@@ -63,4 +63,5 @@ def _classification() -> Stages:
     def nothing(run: Run[Any]) -> None:
         """Views are averaged where they are predicted."""
 
+    prepare = prepare_clips.prepare if task == "classify" else prepare_scans.prepare
     return Stages(prepare, train, predict, nothing, evaluate, report)

@@ -35,6 +35,7 @@ def _changes(boxes: list[list[int]], **other: torch.Tensor) -> ClipChanges:
     n = len(boxes)
     still = {
         "flip": torch.zeros(n, dtype=torch.bool),
+        "flip_vertical": torch.zeros(n, dtype=torch.bool),
         "brightness": torch.ones(n),
         "contrast": torch.ones(n),
         "saturation": torch.ones(n),
@@ -57,13 +58,15 @@ def test_crop_scale_and_flip_agree_with_torch(data: st.DataObject) -> None:
         h, w = data.draw(st.integers(2, height)), data.draw(st.integers(2, width))
         top, left = data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w))
         boxes.append([top, left, h, w])
-        flips.append(data.draw(st.booleans()))
+        flips.append((data.draw(st.booleans()), data.draw(st.booleans())))
     clips = _clips(2, 3, 2, height, width)
-    found = augment_clips(clips, _changes(boxes, flip=torch.tensor(flips)), size=size)
+    turned, mirrored = torch.tensor(flips).unbind(1)
+    found = augment_clips(clips, _changes(boxes, flip=mirrored, flip_vertical=turned), size=size)
     for clip, (top, left, h, w), flip, result in zip(clips, boxes, flips, found, strict=True):
         crop = clip[..., top : top + h, left : left + w].float()
         oracle = F.interpolate(crop, size, mode="bilinear", antialias=True, align_corners=False)
-        torch.testing.assert_close(result, oracle.flip(-1) if flip else oracle, atol=2e-3, rtol=0)
+        expected = oracle.flip([axis for axis, own in zip((-2, -1), flip, strict=True) if own])
+        torch.testing.assert_close(result, expected, atol=2e-3, rtol=0)
 
 
 def test_a_single_column_is_scaled_too() -> None:
@@ -124,13 +127,15 @@ def test_what_is_sampled_can_be_done(seed: int, height: int, width: int) -> None
 
 def test_what_is_sampled_is_as_often_and_as_far_as_was_asked() -> None:
     clips = torch.zeros(4000, 1, 1, 100, 100, dtype=torch.uint8)
-    asked = ClipAugmentation(scale=(0.3, 0.6), aspect=(0.8, 1.25), p_flip=0.25, p_erase=0.4)
+    chances = {"p_flip": 0.25, "p_flip_vertical": 0.75, "p_erase": 0.4}
+    asked = ClipAugmentation(scale=(0.3, 0.6), aspect=(0.8, 1.25), **chances)
     changes = sample_changes(clips, torch.Generator().manual_seed(0), settings=asked)
     area = (changes.boxes[:, 2] * changes.boxes[:, 3]) / 1e4
     assert 0.28 < area.min() < 0.33
     assert 0.57 < area.max() < 0.62
     assert area.mean() == pytest.approx(0.45, abs=0.01)
     assert changes.flip.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert changes.flip_vertical.float().mean() == pytest.approx(0.75, abs=0.03)
     erased = changes.erased[:, 2] * changes.erased[:, 3]
     assert (erased > 0).float().mean() == pytest.approx(0.4, abs=0.03)
     assert erased.max() <= 0.2 + 1e-6

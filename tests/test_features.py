@@ -18,11 +18,11 @@ from volumetric.features import (
     draw_features,
     measure_spread,
     open_features,
-    see_clip,
+    see_images,
     standing_key,
     write_features,
 )
-from volumetric.inference.clips import classify_clip, present
+from volumetric.inference.clips import classify_clip, mirrored, present, show_clip
 from volumetric.model import Model
 from volumetric.models import SliceNetwork
 from volumetric.spec import ClassifierSpec, build_network
@@ -72,7 +72,7 @@ def test_heads_answer_for_features_as_the_network_does_for_the_clip(
 ) -> None:
     spec = replace(SPEC, aggregate=aggregate, fit=fit, members=1)
     network, clip = _network(spec), _clip()
-    seen = see_clip(network, clip, spec=spec, mirror=False)
+    seen = see_images(network, show_clip(clip, spec), mirror_axes=())
     assert seen.dtype == torch.float16
     assert len(seen) == 1
     logits = answer_features(network.heads[0], _source(seen))
@@ -80,13 +80,15 @@ def test_heads_answer_for_features_as_the_network_does_for_the_clip(
     np.testing.assert_allclose(logits.softmax(0).numpy(), expected, atol=2e-3)
 
 
-def test_the_second_variant_is_the_mirror_image() -> None:
+def test_variants_are_the_mirror_images() -> None:
     network, clip = _network(), _clip()
-    seen = see_clip(network, clip, spec=SPEC, mirror=True)
-    mirrored = see_clip(network, clip.flip(3), spec=SPEC, mirror=True)
-    assert seen.shape == (2, 96, 5, 2, 2)
-    torch.testing.assert_close(seen, mirrored.flip(0), atol=2e-3, rtol=2e-3)
-    assert not torch.allclose(seen[0], seen[1], atol=2e-2)
+    seen = see_images(network, show_clip(clip, SPEC), mirror_axes=(1, 2))
+    assert seen.shape == (4, 96, 5, 2, 2)
+    for number, axes in enumerate(mirrored((1, 2))):
+        turned = show_clip(clip.flip([1 + axis for axis in axes]), SPEC)
+        (own,) = see_images(network, turned, mirror_axes=())
+        torch.testing.assert_close(seen[number], own, atol=2e-3, rtol=2e-3)
+        assert number == 0 or not torch.allclose(seen[0], own, atol=2e-2)
 
 
 def test_what_is_seen_is_kept_until_its_key_changes(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_drawn_features_are_moved_by_one_place_at_most(
         np.random.default_rng(seed),
         batch_size=4,
         chances=np.ones(1),
-        p_flip=0.5,
+        mirror={2: 0.5},
     )
     assert torch.equal(targets, torch.eye(3)[[1, 1, 1, 1]])
     for variant, frames, rows, columns in drawn.numpy():
@@ -145,12 +147,13 @@ def test_drawn_features_are_moved_by_one_place_at_most(
             assert np.abs(moved - still).max() <= 1
 
 
-@pytest.mark.parametrize("p_flip", [0.0, 1.0])
-def test_mirror_images_are_drawn_as_often_as_asked(p_flip: float) -> None:
-    features = torch.stack([torch.zeros(4, 5, 1, 1), torch.ones(4, 5, 1, 1)])
-    how = {"batch_size": 8, "chances": np.ones(1), "p_flip": p_flip}
+@pytest.mark.parametrize("axes", mirrored((1, 2)))
+def test_mirror_images_are_drawn_as_often_as_asked(axes: tuple[int, ...]) -> None:
+    features = torch.arange(4.0)[:, None, None, None, None].expand(4, 4, 5, 1, 1)
+    mirror = {axis: float(axis in axes) for axis in (1, 2)}
+    how = {"batch_size": 8, "chances": np.ones(1), "mirror": mirror}
     drawn, _ = draw_features([_source(features)], np.random.default_rng(0), **how)
-    assert (drawn == p_flip).all()
+    assert (drawn == mirrored((1, 2)).index(axes)).all()
 
 
 def test_each_clip_by_its_own_mean_and_spread() -> None:
@@ -169,10 +172,10 @@ def test_each_clip_by_its_own_mean_and_spread() -> None:
 def test_frames_seen_span_the_clip() -> None:
     """The clip's first and last frame are among them, and nothing between decides alone."""
     network, clip = _network(), _clip(21)
-    seen = see_clip(network, clip, spec=SPEC, mirror=False)
+    seen = see_images(network, show_clip(clip, SPEC), mirror_axes=())
     chosen = choose_uniform(21, length=5)
     other = clip.clone()
     other[:, [t for t in range(21) if t not in chosen]] = 0
-    assert torch.equal(see_clip(network, other, spec=SPEC, mirror=False), seen)
+    assert torch.equal(see_images(network, show_clip(other, SPEC), mirror_axes=()), seen)
     other[:, chosen[-1]] = 0
-    assert not torch.equal(see_clip(network, other, spec=SPEC, mirror=False), seen)
+    assert not torch.equal(see_images(network, show_clip(other, SPEC), mirror_axes=()), seen)

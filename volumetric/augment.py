@@ -23,6 +23,7 @@ class Augmentation:
         scale: largest relative change of size, e.g. 0.2 for 1/1.2 to 1.2.
         elastic: standard deviation of the displacement at control points, as a fraction of the
             patch's size.
+        shift: largest move along each axis, as a fraction of the patch's size.
         flip_axes: axes (0 D, 1 H, 2 W) that may be mirrored. Leave out W where left and right
             carry different labels.
         p_intensity: probability of each intensity change: contrast, brightness, gamma, noise,
@@ -33,6 +34,7 @@ class Augmentation:
     rotation_degrees: float = 12.0
     scale: float = 0.2
     elastic: float = 0.02
+    shift: float = 0.0
     flip_axes: tuple[int, ...] = (0, 1, 2)
     p_intensity: float = 0.15
 
@@ -51,13 +53,31 @@ def augment(
     """
     grid = _spatial_grid(images, generator, settings, spacing)
     if grid is not None:
-        images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        images = _gather(images, grid)
         labels = masks[:, None].to(torch.float32)
         labels = F.grid_sample(
             labels, grid, mode="nearest", padding_mode="border", align_corners=False
         )
         masks = labels[:, 0].to(masks.dtype)
     return _change_intensity(images, generator, settings.p_intensity), masks
+
+
+def augment_images(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    settings: Augmentation,
+    spacing: tuple[float, float, float],
+) -> torch.Tensor:
+    """The same of images that have no masks."""
+    grid = _spatial_grid(images, generator, settings, spacing)
+    if grid is not None:
+        images = _gather(images, grid)
+    return _change_intensity(images, generator, settings.p_intensity)
+
+
+def _gather(images: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _spatial_grid(
@@ -90,6 +110,9 @@ def _spatial_grid(
     linear = linear * extent[None, None, :] / extent[None, :, None] * flips[:, None, :]
     reversed_axes = linear.flip(1).flip(2)
     theta = F.pad(reversed_axes, (0, 1))
+    if settings.shift:  # in grid_sample's order, whose ends are -1 and 1
+        moved = _uniform(images, generator, (batch, 3), -1, 1) * (2 * settings.shift)
+        theta[:, :, 3] = moved * chosen[:, None]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     bumps = _normal(images, generator, (batch, 3, 5, 5, 5)) * (2 * settings.elastic)
     bumps = bumps * chosen[:, None, None, None, None]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from volumetric.errors import ConfigError
 
 ClipInput = Literal["rgb", "residual", "both"]
-_FRACTIONS = ("p_flip", "brightness", "contrast", "saturation", "p_erase")
+_FRACTIONS = ("p_flip", "p_flip_vertical", "brightness", "contrast", "saturation", "p_erase")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class ClipAugmentation:
         scale: smallest and largest area of the crop, as a fraction of the frame's.
         aspect: narrowest and widest crop, width over height.
         p_flip: probability of mirroring left and right. 0 where they carry a meaning.
+        p_flip_vertical: of mirroring up and down: for cameras that look straight down.
         brightness: largest relative change, e.g. 0.2 for factors from 0.8 to 1.2.
         contrast: the same, about the clip's mean grey.
         saturation: the same, about each voxel's grey.
@@ -42,6 +43,7 @@ class ClipAugmentation:
     scale: tuple[float, float] = (0.5, 1.0)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     p_flip: float = 0.5
+    p_flip_vertical: float = 0.0
     brightness: float = 0.2
     contrast: float = 0.2
     saturation: float = 0.2
@@ -73,13 +75,14 @@ class ClipChanges:
 
     Attributes:
         boxes: (B, 4) int64 top, left, height, width of the crop, in pixels.
-        flip: (B,) bool.
+        flip, flip_vertical: (B,) bool.
         brightness, contrast, saturation: (B,) factors.
         erased: (B, 4) top, left, height, width in fractions of the result; height 0 for none.
     """
 
     boxes: torch.Tensor
     flip: torch.Tensor
+    flip_vertical: torch.Tensor
     brightness: torch.Tensor
     contrast: torch.Tensor
     saturation: torch.Tensor
@@ -119,10 +122,13 @@ def sample_changes(
         for strength in (settings.brightness, settings.contrast, settings.saturation)
     )
     flip = _uniform(batch, generator) < settings.p_flip
+    flip_vertical = torch.zeros_like(flip)
+    if settings.p_flip_vertical:
+        flip_vertical = _uniform(batch, generator) < settings.p_flip_vertical
     erased = _rectangles(_uniform(batch, generator, (0.02, 0.2)), generator, inside=True)
     erased = erased * (_uniform(batch, generator) < settings.p_erase)[:, None]
     boxes = torch.stack([top, left, crop_height, crop_width], 1).to(torch.int64)
-    return ClipChanges(boxes, flip, brightness, contrast, saturation, erased)
+    return ClipChanges(boxes, flip, flip_vertical, brightness, contrast, saturation, erased)
 
 
 def augment_clips(
@@ -133,7 +139,8 @@ def augment_clips(
     Crops are scaled linearly, over wider windows where they shrink (antialiased). What is erased
     becomes the clip's mean colour. Saturation leaves clips alone that are not of three channels.
     """
-    x = crop_clips(clips, changes.boxes, size=size, flip=changes.flip)
+    flip = torch.stack([changes.flip_vertical, changes.flip], 1)
+    x = crop_clips(clips, changes.boxes, size=size, flip=flip)
     x = _change_colour(x, changes)
     inside = _inside(changes.erased, size)[:, None, None]
     return torch.where(inside, x.mean((2, 3, 4), keepdim=True), x)
@@ -148,14 +155,17 @@ def crop_clips(
 ) -> torch.Tensor:
     """Clips (B, C, T, *size) float32, from 0 to 255: one box (B, 4) of each clip, scaled.
 
-    Boxes are top, left, height and width in pixels; `flip` (B,) says which are mirrored.
+    Boxes are top, left, height and width in pixels; `flip` (B, 2) says which are
+    turned upside down, and which mirrored.
     """
     height, width = clips.shape[3:]
     box = boxes.to(torch.float32)
     vertical = _resize_matrix(box[:, 0], box[:, 2], n_from=height, n_to=size[0])
     horizontal = _resize_matrix(box[:, 1], box[:, 3], n_from=width, n_to=size[1])
     if flip is not None:
-        horizontal = torch.where(flip[:, None, None], horizontal.flip(1), horizontal)
+        turned, mirrored = flip[:, 0, None, None], flip[:, 1, None, None]
+        vertical = torch.where(turned, vertical.flip(1), vertical)
+        horizontal = torch.where(mirrored, horizontal.flip(1), horizontal)
     x = clips.to(torch.float32)
     return vertical[:, None, None] @ x @ horizontal[:, None, None].transpose(3, 4)
 

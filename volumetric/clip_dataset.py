@@ -1,10 +1,9 @@
-"""Prepared clips to batches: frames drawn along time, whole clips kept as bytes."""
+"""Prepared clips to batches: frames drawn along time."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,56 +13,12 @@ from volumetric.clips import Indices, jitter_stride
 from volumetric.clips import choose_dense as dense
 from volumetric.clips import choose_segments as segments
 from volumetric.clips import choose_uniform as uniform
-from volumetric.io.prepared import Prepared
+from volumetric.labelled import LabelledCase
 from volumetric.spec import ClassifierSpec
 
 
-@dataclass(frozen=True)
-class ClipSource:
-    """One prepared clip: in memory if it fits, else on disk.
-
-    Attributes:
-        prepared: the clip on disk.
-        target: 1 for each class it has, else 0: float32 (n_classes,).
-        image: uint8 (C, D, H, W), or None to read it each time.
-    """
-
-    prepared: Prepared
-    target: torch.Tensor
-    image: torch.Tensor | None = None
-
-    def read(self) -> torch.Tensor:
-        """The whole clip, uint8 (C, D, H, W)."""
-        return self.prepared.read_image() if self.image is None else self.image
-
-
-def open_clips(
-    clips: Sequence[Prepared], targets: Sequence[torch.Tensor], *, budget_bytes: int
-) -> list[ClipSource]:
-    """Sources for `draw_clips`: all held in memory if their sum stays within the budget."""
-    held = sum(clip.n_channels * int(np.prod(clip.shape)) for clip in clips) <= budget_bytes
-    return [
-        ClipSource(clip, target, clip.read_image() if held else None)
-        for clip, target in zip(clips, targets, strict=True)
-    ]
-
-
-def draw_chances(targets: torch.Tensor, *, balance: float) -> NDArray[np.float64]:
-    """How likely each case is drawn, summing to 1: (n_cases,).
-
-    A case's chance falls with the size of its rarest class, to the power of `balance`: at 0 all
-    cases are as likely, at 1 all classes (where a case has one).
-    """
-    sizes = targets.sum(0).clamp_min(1).numpy().astype(np.float64)
-    own = np.where(targets.numpy() > 0, sizes, np.inf).min(1)
-    # A case without any class counts as one of the class of such cases.
-    own = np.where(np.isinf(own), max(1, int(np.isinf(own).sum())), own)
-    chances = own**-balance
-    return np.asarray(chances / chances.sum())
-
-
 def draw_clips(
-    sources: Sequence[ClipSource],
+    sources: Sequence[LabelledCase],
     rng: np.random.Generator,
     *,
     spec: ClassifierSpec,

@@ -1,8 +1,8 @@
-"""What a frozen trunk sees in prepared clips: computed once, kept as float16, drawn as batches."""
+"""What a frozen trunk sees in prepared cases: computed once, kept as float16, drawn as batches."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +12,18 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from volumetric.clip_augment import crop_clips
 from volumetric.clip_dataset import choose_part
 from volumetric.errors import OutputError, UnreadableFileError
-from volumetric.inference.clips import choose_views, frame_boxes, present
+from volumetric.inference.clips import mirrored
 from volumetric.models.heads import SliceHead
 from volumetric.models.slices import SliceNetwork
-from volumetric.spec import ClassifierSpec
 
 _NAME = "features"
 
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """What a trunk saw in one clip: in memory if it fits, else on disk.
+    """What a trunk saw in one case: in memory if it fits, else on disk.
 
     Attributes:
         path: its file.
@@ -38,33 +36,29 @@ class FeatureSource:
     held: torch.Tensor | None = None
 
     def read(self) -> torch.Tensor:
-        """All variants, float16 (n_variants, F, D, h, w): the clip, then its mirror image."""
+        """All variants, float16 (n_variants, F, D, h, w): the case, then its mirror images."""
         return _read(self.path) if self.held is None else self.held
 
 
 @torch.inference_mode()
-def see_clip(
-    network: SliceNetwork, clip: torch.Tensor, *, spec: ClassifierSpec, mirror: bool
+def see_images(
+    network: SliceNetwork, shown: torch.Tensor, *, mirror_axes: Sequence[int]
 ) -> torch.Tensor:
-    """What `network.look` finds in a prepared clip, as prediction shows it with one view and crop.
+    """What `network.look` finds in one image (1, C, D, H, W) as the network is shown it.
 
-    float16 (n_variants, F, D, h, w) on the CPU of a clip uint8 (3, T, H, W); the second variant,
-    with `mirror`, is of the clip with left and right exchanged.
+    float16 (n_variants, F, D, h, w) on the CPU: the image, then its mirror images along every set
+    of the axes (0 D, 1 H, 2 W), in the order of `mirrored`.
     """
     device = next(network.parameters()).device
-    frames = choose_views(clip.shape[1], spec=spec, views=1)[0]
-    boxes = torch.tensor(frame_boxes(*clip.shape[2:], spec=spec, crops=1), device=device)
-    chosen = clip[None, :, torch.from_numpy(frames)].to(device)
-    variants = []
-    for flipped in (False, True) if mirror else (False,):
-        flip = torch.tensor([flipped], device=device)
-        shown = present(crop_clips(chosen, boxes, size=(spec.size, spec.size), flip=flip), spec)
-        variants.append(network.look(shown)[0])
+    variants = [
+        network.look(shown.to(device).flip([2 + axis for axis in axes]))[0]
+        for axes in mirrored(mirror_axes)
+    ]
     return torch.stack(variants).to("cpu", torch.float16)
 
 
 def write_features(path: Path, features: torch.Tensor, *, key: str) -> None:
-    """Write what was seen in one clip, whole or not at all.
+    """Write what was seen in one case, whole or not at all.
 
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
@@ -102,7 +96,7 @@ def open_features(
 
 
 def measure_spread(sources: Sequence[FeatureSource]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation (F,) of each feature over all clips, frames and places.
+    """Mean and standard deviation (F,) of each feature over all cases, slices and places.
 
     A feature that never changes has the deviation 1, which leaves it at 0.
     """
@@ -125,23 +119,25 @@ def draw_features(
     *,
     batch_size: int,
     chances: NDArray[np.float64],
-    p_flip: float,
+    mirror: Mapping[int, float],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (B, F, D, h, w) float32, and targets (B, n_classes) float32, drawn by chance.
 
-    Each is its clip's mirror image as often as `p_flip`, three quarters of its time at least,
-    spread evenly, and maps are moved by one place at most: the border is repeated.
+    Each is mirrored along each axis as often as `mirror` says, whose axes are those it was seen
+    with; three quarters of its slices at least, spread evenly; and maps are moved by one place at
+    most: the border is repeated.
     """
+    variants_of = mirrored(tuple(mirror))
     drawn, targets = [], []
     for number in rng.choice(len(sources), batch_size, p=chances):
         variants = sources[int(number)].read()
-        flipped = len(variants) > 1 and rng.random() < p_flip
+        turned = tuple(axis for axis, chance in mirror.items() if rng.random() < chance)
         depth, *grid = variants.shape[2:]
         frames, *places = (
             torch.from_numpy(index)
             for index in (choose_part(depth, rng, length=depth), *(_move(n, rng) for n in grid))
         )
-        x = variants[int(flipped)]
+        x = variants[variants_of.index(turned)]
         drawn.append(x[:, frames[:, None, None], places[0][:, None], places[1]])
         targets.append(sources[int(number)].target)
     return torch.stack(drawn).to(torch.float32), torch.stack(targets)
@@ -149,7 +145,7 @@ def draw_features(
 
 @torch.inference_mode()
 def answer_features(head: SliceHead, source: FeatureSource) -> torch.Tensor:
-    """Logits (n_classes,) of the clip as it is."""
+    """Logits (n_classes,) of the case as it is."""
     device = next(head.parameters()).device
     logits: torch.Tensor = head(source.read()[:1].to(device, torch.float32))[0]
     return logits

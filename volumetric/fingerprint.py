@@ -39,6 +39,18 @@ class CaseFacts:
     unit: str | None = None
 
 
+def facts_from(values: Mapping[str, Any]) -> CaseFacts:
+    """Facts as `dataclasses.asdict` gave them, by way of JSON; what else is there is left out."""
+    return CaseFacts(
+        values["id"],
+        tuple(values["shape"]),
+        tuple(values["spacing_mm"]),
+        np.array(values["intensities"], dtype=np.float32),
+        values["volume_ml"],
+        values["unit"],
+    )
+
+
 def measure_case(
     case_id: str, image: Volume, mask: Volume | None, *, classes: Mapping[int, str]
 ) -> CaseFacts:

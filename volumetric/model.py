@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from volumetric.errors import ConfigError, OutputError, UnreadableFileError
-from volumetric.spec import ClassifierSpec, ModelSpec, build_network
+from volumetric.spec import AnySpec, ClassifierSpec, ModelSpec, ScanClassifierSpec, build_network
 
 _FORMAT = 1
 # What two networks need not share.
@@ -23,9 +23,18 @@ _HOW_USED = (
     *("fingerprint", "about", "folds", "keep_largest"),
     *("overlap", "mirror_axes", "views", "crops"),
 )
+_TASKS: dict[str, type[AnySpec]] = {
+    "segment": ModelSpec,
+    "classify": ClassifierSpec,
+    "classify_scans": ScanClassifierSpec,
+}
+_USES: dict[type[AnySpec], tuple[str, str]] = {
+    ModelSpec: ("segments", "Use `volumetric segment`"),
+    ClassifierSpec: ("labels clips", "Use `volumetric recognize`"),
+    ScanClassifierSpec: ("labels scans", "Use `volumetric classify`"),
+}
 
-
-_Spec = TypeVar("_Spec", ModelSpec, ClassifierSpec)
+_Spec = TypeVar("_Spec", ModelSpec, ClassifierSpec, ScanClassifierSpec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +46,7 @@ class Model(Generic[_Spec]):
 
 
 def save_fold(
-    folder: Path, fold: int, network: nn.Module, *, spec: _Spec, facts: Mapping[str, Any]
+    folder: Path, fold: int, network: nn.Module, *, spec: AnySpec, facts: Mapping[str, Any]
 ) -> None:
     """Write one fold's weights and describe them in `model.json`.
 
@@ -62,7 +71,7 @@ def save_fold(
     partial.replace(_weights_path(folder, fold))
     folds: dict[str, Mapping[str, Any]] = {}
     if (folder / "model.json").exists():
-        standing = _load_any(folder)
+        standing = load_any_spec(folder)
         if _essence(standing) == _essence(spec):
             folds = dict(standing.folds)
             if isinstance(spec, ModelSpec) and isinstance(standing, ModelSpec):
@@ -72,7 +81,7 @@ def save_fold(
     save_spec(folder, replace(spec, folds=folds))
 
 
-def save_spec(folder: Path, spec: ModelSpec | ClassifierSpec) -> None:
+def save_spec(folder: Path, spec: AnySpec) -> None:
     """Write `model.json`."""
     partial = folder / ".partial-model.json"
     content = json.dumps({"format": _FORMAT, "task": _task(spec), **asdict(spec)}, indent=1)
@@ -87,12 +96,12 @@ def load_spec(folder: Path) -> ModelSpec:
         UnreadableFileError: missing, damaged, or of another format.
         ConfigError: the model does something else.
     """
-    return _of_task(_load_any(folder), ModelSpec, folder)
+    return _of_task(load_any_spec(folder), ModelSpec, folder)
 
 
 def load_classifier_spec(folder: Path) -> ClassifierSpec:
     """What the `model.json` of a folder says, whose model labels whole clips; as `load_spec`."""
-    return _of_task(_load_any(folder), ClassifierSpec, folder)
+    return _of_task(load_any_spec(folder), ClassifierSpec, folder)
 
 
 def load_model(
@@ -116,20 +125,30 @@ def load_classifier(
     return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
 
 
-def _load_any(folder: Path) -> ModelSpec | ClassifierSpec:
+def load_scan_classifier(
+    folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
+) -> Model[ScanClassifierSpec]:
+    """The model in a folder, ready to label scans; as `load_model`."""
+    spec = _of_task(load_any_spec(Path(folder)), ScanClassifierSpec, Path(folder))
+    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+
+
+def load_any_spec(folder: Path) -> AnySpec:
+    """What the `model.json` of a folder says, whatever its model does; as `load_spec`."""
     path = folder / "model.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.pop("format") != _FORMAT:
             raise ValueError("format of another version")
-        if found.pop("task", "segment") == "classify":
-            return ClassifierSpec(**found)
-        for name in ("strides", "kernels"):
-            found[name] = [tuple(row) for row in found[name]]
-        for name in ("patch_size", "spacing_mm"):
-            found[name] = tuple(found[name])
-        found["classes"] = {int(label): name for label, name in found["classes"].items()}
-        return ModelSpec(**found)
+        task = found.pop("task", "segment")
+        for name in ("patch_size", "spacing_mm", "shape"):
+            if name in found:
+                found[name] = tuple(found[name])
+        if task == "segment":
+            for name in ("strides", "kernels"):
+                found[name] = [tuple(row) for row in found[name]]
+            found["classes"] = {int(label): name for label, name in found["classes"].items()}
+        return _TASKS[task](**found)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadableFileError(
             "unreadable-model",
@@ -139,27 +158,19 @@ def _load_any(folder: Path) -> ModelSpec | ClassifierSpec:
         ) from error
 
 
-def _of_task(spec: ModelSpec | ClassifierSpec, wanted: type[_Spec], folder: Path) -> _Spec:
+def _of_task(spec: AnySpec, wanted: type[_Spec], folder: Path) -> _Spec:
     if isinstance(spec, wanted):
         return spec
-    raise ConfigError(
-        "other-task",
-        "holds a model that labels whole clips"
-        if isinstance(spec, ClassifierSpec)
-        else "holds a model that segments",
-        "Use `volumetric recognize`"
-        if isinstance(spec, ClassifierSpec)
-        else "Use `volumetric segment`",
-        path=folder,
-    )
+    does, remedy = _USES[type(spec)]
+    raise ConfigError("other-task", f"holds a model that {does}", remedy, path=folder)
 
 
-def _task(spec: ModelSpec | ClassifierSpec) -> str:
-    return "classify" if isinstance(spec, ClassifierSpec) else "segment"
+def _task(spec: AnySpec) -> str:
+    return next(task for task, kind in _TASKS.items() if isinstance(spec, kind))
 
 
 def _load_networks(
-    spec: ModelSpec | ClassifierSpec,
+    spec: AnySpec,
     folder: Path,
     *,
     device: str | torch.device,
@@ -180,7 +191,7 @@ def _load_networks(
     return [network.to(device).eval() for network in networks]
 
 
-def _essence(spec: ModelSpec | ClassifierSpec) -> dict[str, Any]:
+def _essence(spec: AnySpec) -> dict[str, Any]:
     """What two networks must share to be averaged."""
     values = asdict(spec)
     for name in _HOW_USED:
@@ -189,7 +200,7 @@ def _essence(spec: ModelSpec | ClassifierSpec) -> dict[str, Any]:
     return essence
 
 
-def _load_network(spec: ModelSpec | ClassifierSpec, path: Path, expected: str) -> nn.Module:
+def _load_network(spec: AnySpec, path: Path, expected: str) -> nn.Module:
     network = build_network(spec)
     try:
         if _hash(path) != expected:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Triple = tuple[int, int, int]
 
@@ -92,6 +93,25 @@ def choose_patch(
         strides, kernels = _stages(padded, relative, max_stages)
     d, h, w = (int(n) for n in padded)
     return (d, h, w), strides, kernels
+
+
+def choose_box(
+    extents_mm: Sequence[NDArray[np.float64]],
+    spacing: Sequence[float],
+    *,
+    budget_voxels: int,
+) -> tuple[Triple, float]:
+    """The box (D, H, W) that holds every case, whose extents are given, and how much coarser.
+
+    That is by which factor the spacing along every axis must grow for the box to keep within the
+    budget; 1 where it does. The box is at that coarser spacing.
+    """
+    largest = np.max(extents_mm, axis=0) / np.asarray(spacing)
+    factor = 1.0
+    # Sides are rounded up, so that the first guess may be a little too large.
+    while np.ceil(largest / factor - 0.01).clip(1).prod() > budget_voxels:
+        factor *= max(1.001, (np.ceil(largest / factor).prod() / budget_voxels) ** (1 / 3))
+    return _triple(np.ceil(largest / factor - 0.01).clip(1)), factor
 
 
 def choose_batch(patch: Triple, *, budget_voxels: int, total_voxels: int) -> int:

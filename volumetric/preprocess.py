@@ -54,6 +54,15 @@ def crop(volume: Volume, start: tuple[int, int, int], size: tuple[int, int, int]
     return replace(volume, data=data, affine=affine)
 
 
+def fit_box(volume: Volume, size: tuple[int, int, int]) -> Volume:
+    """The middle `size` voxels of a volume; where it is smaller, its lowest value surrounds it."""
+    start = [(have - want) // 2 for have, want in zip(volume.shape, size, strict=True)]
+    lowest = volume.data.amin()
+    lifted = volume.with_data(volume.data - lowest)
+    boxed = crop(lifted, (start[0], start[1], start[2]), size)
+    return boxed.with_data(boxed.data + lowest)
+
+
 def resample(
     volume: Volume, spacing: tuple[float, float, float], *, labels: bool = False
 ) -> Volume:
@@ -106,6 +115,17 @@ def zscore(volume: Volume, *, mean: float | None = None, std: float | None = Non
     spread = spread if std is None else torch.tensor(float(std))
     data = (filled.data.to(torch.float64) - centre) / spread.clamp_min(1e-8)
     return filled.with_data(data.to(torch.float32))
+
+
+def unit_range(volume: Volume) -> Volume:
+    """Intensities from 0, each channel's lowest, to 1, its highest, in float32.
+
+    Padding takes no part, and becomes 0. A constant channel becomes 0.
+    """
+    filled = fill_padding(volume)
+    data = filled.data.to(torch.float64)
+    low, high = data.amin((1, 2, 3), keepdim=True), data.amax((1, 2, 3), keepdim=True)
+    return filled.with_data(((data - low) / (high - low).clamp_min(1e-8)).to(torch.float32))
 
 
 def _mean_and_std(volume: Volume, channel: int) -> torch.Tensor:
@@ -244,8 +264,8 @@ def prepare(
     """Image and mask as the network takes them: canonical axes, cropped, scaled, resampled.
 
     Cropped is what surrounds the image at its minimum (air, padding). `intensity` is
-    {"kind": "zscore"}, or {"kind": "window", "low", "high", "mean", "std"}, in SUV if it says
-    {"unit": "SUV"}.
+    {"kind": "zscore"}, {"kind": "range"}, or {"kind": "window", "low", "high", "mean", "std"}, in
+    SUV if it says {"unit": "SUV"}.
 
     Raises:
         IntensityError: SUV is asked for, and the image does not allow it.
@@ -286,6 +306,8 @@ def _scale(volume: Volume, intensity: Mapping[str, Any]) -> Volume:
         volume = to_suv(volume)
     if intensity["kind"] == "zscore":
         return zscore(volume)
+    if intensity["kind"] == "range":
+        return unit_range(volume)
     clipped = window(volume, intensity["low"], intensity["high"])
     return zscore(clipped, mean=intensity["mean"], std=intensity["std"])
 

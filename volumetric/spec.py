@@ -85,6 +85,7 @@ class ClassifierSpec:
         std: of each colour, divided by.
         views: parts of a clip that are averaged in prediction.
         crops: of each frame, likewise.
+        mirror_axes: 1 upside down, 2 left for right: whose mirror images are averaged likewise.
         fingerprint: of the training set.
         about: provenance: names, versions.
         folds: for each fold the hash of its weights, and "key", what they depended on.
@@ -109,12 +110,57 @@ class ClassifierSpec:
     members: int = 1
     views: int = 1
     crops: int = 1
+    mirror_axes: Sequence[int] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-def build_network(spec: ModelSpec | ClassifierSpec, *, weights: str = "none") -> nn.Module:
+@dataclass(frozen=True)
+class ScanClassifierSpec:
+    """What `model.json` says of a network that labels whole scans.
+
+    Attributes:
+        kind: `small_cnn3d`, one of torchvision's video networks, or a 2D backbone.
+        classes: names, in the order of the network's answers.
+        multi_label: whether each class is answered for itself.
+        n_channels: channels of the image.
+        shape: voxels along (D, H, W) that the network sees: all of a prepared scan.
+        spacing_mm: spacing it works at.
+        intensity: as `volumetric.preprocess.prepare` takes it.
+        slice_size: pixels along both sides of slices as a 2D network sees them; None as they are.
+        aggregate: how a 2D network's slices become one answer.
+        members: heads of a 2D network, whose answers are averaged.
+        mean: taken off prepared values, before a network that has seen photographs.
+        std: divided by.
+        mirror_axes: whose mirror images are averaged in prediction.
+        fingerprint: of the training set.
+        about: provenance: names, versions.
+        folds: for each fold the hash of its weights, and "key", what they depended on.
+    """
+
+    kind: str
+    classes: Sequence[str]
+    multi_label: bool
+    n_channels: int
+    shape: Triple
+    spacing_mm: tuple[float, float, float]
+    intensity: Mapping[str, Any]
+    slice_size: int | None
+    aggregate: Aggregate
+    members: int = 1
+    mean: float = 0.0
+    std: float = 1.0
+    mirror_axes: Sequence[int] = ()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+AnySpec = ModelSpec | ClassifierSpec | ScanClassifierSpec
+
+
+def build_network(spec: AnySpec, *, weights: str = "none") -> nn.Module:
     """A network as specified, with fresh weights from torch's global generator.
 
     `weights` names those that a classifier starts from: "imagenet", "kinetics", or a file.
@@ -123,7 +169,9 @@ def build_network(spec: ModelSpec | ClassifierSpec, *, weights: str = "none") ->
         ConfigError, DownloadError, UnreadableFileError, UnsupportedError: no such weights.
     """
     if isinstance(spec, ClassifierSpec):
-        return _build_classifier(spec, weights)
+        return _build_clip_classifier(spec, weights)
+    if isinstance(spec, ScanClassifierSpec):
+        return _build_scan_classifier(spec, weights)
     return UNet(
         spec.n_channels,
         len(spec.classes) + 1,
@@ -134,31 +182,63 @@ def build_network(spec: ModelSpec | ClassifierSpec, *, weights: str = "none") ->
     )
 
 
-def _build_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:
+def _build_clip_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:
     n_channels = 6 if spec.input == "both" else 3
-    n_classes = len(spec.classes)
-    source: Any = weights if weights in ("none", "imagenet", "kinetics") else Path(weights)
     if spec.kind == "small_cnn3d":
-        if weights != "none":
-            raise ConfigError(
-                "unknown-weights",
-                f"there are no weights {weights!r} of small_cnn3d",
-                "Use none, or another network",
-            )
-        return small_cnn3d(n_channels, n_classes)
+        _refuse_weights(spec.kind, weights)
+        return small_cnn3d(n_channels, len(spec.classes))
     if spec.kind in get_args(VideoNetwork):
         shape = (spec.frames, spec.size, spec.size)
-        name: Any = spec.kind
-        return video_network(
-            name, n_channels=n_channels, n_classes=n_classes, weights=source, shape=shape
-        )
+        return _video_network(spec, n_channels, shape, weights)
     return slice_network(
         spec.kind,
         n_channels=n_channels,
-        n_classes=n_classes,
+        n_classes=len(spec.classes),
         aggregate=spec.aggregate,
         shift=spec.shift,
         streams=n_channels // 3,
         members=spec.members,
-        weights=source,
+        weights=_source(weights),
     )
+
+
+def _build_scan_classifier(spec: ScanClassifierSpec, weights: str) -> nn.Module:
+    if spec.kind == "small_cnn3d":
+        _refuse_weights(spec.kind, weights)
+        return small_cnn3d(spec.n_channels, len(spec.classes))
+    if spec.kind in get_args(VideoNetwork):
+        return _video_network(spec, spec.n_channels, spec.shape, weights)
+    return slice_network(
+        spec.kind,
+        n_channels=spec.n_channels,
+        n_classes=len(spec.classes),
+        aggregate=spec.aggregate,
+        members=spec.members,
+        weights=_source(weights),
+    )
+
+
+def _video_network(
+    spec: ClassifierSpec | ScanClassifierSpec, n_channels: int, shape: Triple, weights: str
+) -> nn.Module:
+    name: Any = spec.kind
+    return video_network(
+        name,
+        n_channels=n_channels,
+        n_classes=len(spec.classes),
+        weights=_source(weights),
+        shape=shape,
+    )
+
+
+def _refuse_weights(kind: str, weights: str) -> None:
+    if weights != "none":
+        raise ConfigError(
+            "unknown-weights",
+            f"there are no weights {weights!r} of {kind}",
+            "Use none, or another network",
+        )
+
+
+def _source(weights: str) -> Any:
+    return weights if weights in ("none", "imagenet", "kinetics") else Path(weights)

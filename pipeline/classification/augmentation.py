@@ -1,14 +1,42 @@
-"""How a run's clips are changed while it learns."""
+"""How a run's clips and scans are changed while it learns."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.run import ClassifyRun
+from pipeline.classification.scan_config import ClassifyScansConfig
+from pipeline.run import ClassifyRun, ClassifyScansRun, LabelRun
+from volumetric.augment import Augmentation
 from volumetric.clip_augment import ClipAugmentation
+
+_SIDES = 2  # the axis from left to right
 
 
 def choose_augmentation(run: ClassifyRun) -> ClipAugmentation:
-    """What the configuration says; nothing is mirrored where the manifest says sides matter."""
+    """What the configuration says; sides are not exchanged where the manifest says they matter."""
     settings = ClipAugmentation(**run.config.train.augment.model_dump())
     return replace(settings, p_flip=0.0) if run.data_set.sides_matter else settings
+
+
+def choose_scan_augmentation(run: ClassifyScansRun) -> Augmentation:
+    """What the configuration says; sides are exchanged only where the manifest says they may be."""
+    section = run.config.train.augment
+    axes = tuple(a for a in section.flip_axes if a != _SIDES or run.data_set.symmetric)
+    return Augmentation(**section.model_dump(exclude={"mixup_alpha", "flip_axes"}), flip_axes=axes)
+
+
+def mirror_chances(run: LabelRun) -> dict[int, float]:
+    """How often training mirrors along each axis (0 D, 1 H, 2 W), of those it does at all."""
+    if isinstance(run.config, ClassifyScansConfig):
+        scans: ClassifyScansRun = run  # type: ignore[assignment] # its configuration says so
+        return dict.fromkeys(choose_scan_augmentation(scans).flip_axes, 0.5)
+    clips: ClassifyRun = run  # type: ignore[assignment]
+    settings = choose_augmentation(clips)
+    chances = {1: settings.p_flip_vertical, 2: settings.p_flip}
+    return {axis: chance for axis, chance in chances.items() if chance > 0}
+
+
+def choose_mixing(run: LabelRun) -> ClipAugmentation:
+    """How two cases are mixed into one."""
+    augment = run.config.train.augment.model_dump(include={"mixup_alpha", "cutmix_alpha"})
+    return ClipAugmentation(**augment)

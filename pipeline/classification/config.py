@@ -91,13 +91,15 @@ class ModelSection(Section):
 class AugmentSection(Section):
     """See volumetric.clip_augment.ClipAugmentation.
 
-    With a frozen trunk: p_flip and both mixings act on what it saw, the others not at all.
+    With a frozen trunk: both flips and both mixings act on what it saw, the others not at all.
     """
 
     scale: tuple[Fraction, Fraction] = (0.5, 1.0)
     aspect: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (3 / 4, 4 / 3)
     p_flip: Fraction = 0.5
     """0 where the manifest says that sides matter, whatever is set here."""
+    p_flip_vertical: Fraction = 0.0
+    """Turned upside down: for cameras that look straight down."""
     brightness: Fraction = 0.2
     contrast: Fraction = 0.2
     saturation: Fraction = 0.2
@@ -108,12 +110,12 @@ class AugmentSection(Section):
     """How much slower or faster clips run, or how much of their time is left out."""
 
 
-class TrainSection(LearningSection):
-    """How the network learns."""
+class LabelSection(LearningSection):
+    """How a network learns to label clips or scans."""
 
     steps_per_epoch: Positive = 50
     batch_size: Positive = 16
-    """Clips a step."""
+    """Cases a step."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     balance: Fraction = 0.5
     """0: cases are drawn evenly; 1: classes are; between: as the power of their size."""
@@ -122,7 +124,12 @@ class TrainSection(LearningSection):
     members: Positive = 1
     """Heads on a frozen trunk that learn one after the other; their answers are averaged."""
     cache_gb: Annotated[float, Field(ge=0)] = 4.0
-    """Prepared clips are held in memory if they fit in this, else read clip by clip."""
+    """Prepared cases are held in memory if they fit in this, else read one by one."""
+
+
+class TrainSection(LabelSection):
+    """How the network learns."""
+
     augment: AugmentSection = AugmentSection()
 
 
@@ -131,6 +138,8 @@ class PredictSection(Section):
 
     views: Positive = 4
     crops: Literal[1, 3] = 1
+    mirror_axes: tuple[Literal[1, 2], ...] = ()
+    """Whose mirror images are averaged, too: 1 upside down, 2 left for right."""
 
 
 class EvaluateSection(IntervalSection):

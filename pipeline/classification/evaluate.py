@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.classification.medium import find_medium
 from pipeline.classification.predict import predicted_cases, prediction_path
 from pipeline.classification.train import target_of
 from pipeline.files import read_json, write_json
-from pipeline.keys import read_plan
 from pipeline.provenance import record_time
 from pipeline.results import note_few_subjects
-from pipeline.run import ClassifyRun, forget
+from pipeline.run import LabelRun, forget
 from volumetric.cases import Case
 from volumetric.errors import OutputError
 from volumetric.metrics.calibration import bin_reliability, score_calibration
@@ -27,7 +27,7 @@ Scored = Sequence[tuple[Case, Mapping[str, Any]]]
 """Cases with what was predicted of them."""
 
 
-def evaluate(run: ClassifyRun) -> None:
+def evaluate(run: LabelRun) -> None:
     """Write results.json and scores.csv over all cases that have a label and a prediction.
 
     Raises:
@@ -47,7 +47,7 @@ def evaluate(run: ClassifyRun) -> None:
         _write_scores(run, scored)
 
 
-def _results(run: ClassifyRun, scored: Scored) -> dict[str, Any]:
+def _results(run: LabelRun, scored: Scored) -> dict[str, Any]:
     labelled = [(case, found) for case, found in scored if case.label is not None]
     labels = run.data_set.labels
     return {
@@ -64,24 +64,15 @@ def _results(run: ClassifyRun, scored: Scored) -> dict[str, Any]:
     }
 
 
-def _protocol(run: ClassifyRun, scored: Scored) -> dict[str, Any]:
-    """How clips were tested: without it a number says little."""
-    model = run.config.model.model_dump(include={"frames", "stride", "sampling", "size", "fit"})
-    section = run.config.predict
-    views = 1 if run.config.model.sampling == "uniform" else section.views
-    crops = 1 if run.config.model.fit == "whole" else section.crops
-    made = {len(found["views"]) for _, found in scored}
-    assert made == {views * crops}, made
-    return {
-        "views": views,
-        "crops": crops,
-        **model,
-        "rate": read_plan(run)["rate"],
-        "input": run.config.model.input,
-    }
+def _protocol(run: LabelRun, scored: Scored) -> dict[str, Any]:
+    """How cases were tested: without it a number says little."""
+    views = {len(found["views"]) for _, found in scored}
+    protocol = find_medium(run).describe_protocol(run)
+    assert views == {protocol["views"] * protocol["crops"] * protocol["mirrored"]}, views
+    return protocol
 
 
-def _scores(run: ClassifyRun, labelled: Scored) -> dict[str, Any]:
+def _scores(run: LabelRun, labelled: Scored) -> dict[str, Any]:
     """Metrics at the level of videos, where views are averaged, and of single views."""
     labels, multi = run.data_set.labels, run.data_set.multi_label
     cases = [case for case, _ in labelled]
@@ -118,12 +109,12 @@ def _plain(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     }
 
 
-def _truth(run: ClassifyRun, cases: Sequence[Case]) -> NDArray[np.int64]:
+def _truth(run: LabelRun, cases: Sequence[Case]) -> NDArray[np.int64]:
     targets = np.stack([target_of(run, case).numpy() for case in cases]).astype(np.int64)
     return targets if run.data_set.multi_label else targets.argmax(1)
 
 
-def _describe(run: ClassifyRun, case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
+def _describe(run: LabelRun, case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
     probabilities: dict[str, float] = found["probabilities"]
     known = case.label is not None
     names = run.data_set.labels
@@ -149,7 +140,7 @@ def _describe(run: ClassifyRun, case: Case, found: Mapping[str, Any]) -> dict[st
     }
 
 
-def _write_scores(run: ClassifyRun, scored: Scored) -> None:
+def _write_scores(run: LabelRun, scored: Scored) -> None:
     """One row a case: easy to open in a spreadsheet; unknown values stay empty."""
     labels = run.data_set.labels
     with (run.folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""A frozen trunk: what it sees of each clip is computed once, and heads learn from that."""
+"""A frozen trunk: what it sees of each case is computed once, and heads learn from that."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.classification.augmentation import choose_augmentation
+from pipeline.classification.augmentation import choose_mixing, mirror_chances
 from pipeline.classification.keys import features_key
+from pipeline.classification.medium import LabelSpec, find_medium
 from pipeline.progress import track
-from pipeline.run import ClassifyRun
+from pipeline.run import LabelRun
 from volumetric.clip_augment import mix_clips, sample_mix
-from volumetric.clip_dataset import ClipSource
 from volumetric.features import (
     FeatureSource,
     answer_features,
     draw_features,
     measure_spread,
     open_features,
-    see_clip,
+    see_images,
     standing_key,
     write_features,
 )
+from volumetric.labelled import LabelledCase
 from volumetric.models import SliceNetwork
 from volumetric.models.heads import SliceHead
-from volumetric.spec import ClassifierSpec
 
 
-def see_clips(
-    run: ClassifyRun, network: SliceNetwork, clips: Sequence[ClipSource], *, spec: ClassifierSpec
+def see_cases(
+    run: LabelRun, network: SliceNetwork, cases: Sequence[LabelledCase], *, spec: LabelSpec
 ) -> list[FeatureSource]:
-    """What the trunk sees of each clip, from features/<case>.safetensors where that stands.
+    """What the trunk sees of each case, from features/<case>.safetensors where that stands.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     network.eval()
-    paths = [run.folder / "features" / clip.prepared.path.name for clip in clips]
-    keys = [features_key(run, clip.prepared.facts["key"]) for clip in clips]
+    paths = [run.folder / "features" / case.prepared.path.name for case in cases]
+    keys = [features_key(run, case.prepared.facts["key"]) for case in cases]
     missing = [
-        one for one in zip(paths, clips, keys, strict=True) if standing_key(one[0]) != one[2]
+        one for one in zip(paths, cases, keys, strict=True) if standing_key(one[0]) != one[2]
     ]
-    mirror = choose_augmentation(run).p_flip > 0
-    for path, clip, key in track(missing, total=len(missing), title="features"):
-        seen = see_clip(network, clip.read(), spec=spec, mirror=mirror)
+    show, axes = find_medium(run).show, tuple(mirror_chances(run))
+    for path, case, key in track(missing, total=len(missing), title="features"):
+        seen = see_images(network, show(case.read(), spec), mirror_axes=axes)
         write_features(path, seen, key=key)
     budget = int(run.config.train.cache_gb * 1e9)
-    return open_features(paths, [clip.target for clip in clips], budget_bytes=budget)
+    return open_features(paths, [case.target for case in cases], budget_bytes=budget)
 
 
 def set_spread(network: SliceNetwork, sources: Sequence[FeatureSource]) -> None:
@@ -63,14 +63,14 @@ def set_spread(network: SliceNetwork, sources: Sequence[FeatureSource]) -> None:
 
 
 def drawing(
-    run: ClassifyRun,
+    run: LabelRun,
     sources: Sequence[FeatureSource],
     chances: NDArray[np.float64],
     device: torch.device,
 ) -> Any:
     """What `fit` calls for the next batch of features, and soft targets."""
     section = run.config.train
-    settings = choose_augmentation(run)
+    mixing, mirror = choose_mixing(run), mirror_chances(run)
 
     def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
         seen, targets = draw_features(
@@ -78,18 +78,18 @@ def drawing(
             rng,
             batch_size=section.batch_size,
             chances=chances,
-            p_flip=settings.p_flip,
+            mirror=mirror,
         )
-        mix = sample_mix(len(seen), generator, settings=settings)
+        mix = sample_mix(len(seen), generator, settings=mixing)
         return mix_clips(seen.to(device), targets.to(device), mix, n_classes=targets.shape[1])
 
     return draw
 
 
-def validation(run: ClassifyRun, sources: Sequence[FeatureSource]) -> Any:
-    """What `fit` calls after each epoch: how often the class of held-out clips is found.
+def validation(run: LabelRun, sources: Sequence[FeatureSource]) -> Any:
+    """What `fit` calls after each epoch: how often the class of held-out cases is found.
 
-    For several labels a clip, how often each label is right.
+    For several labels a case, how often each label is right.
     """
 
     def validate(head: nn.Module) -> float | None:

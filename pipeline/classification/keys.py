@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from pipeline.classification.augmentation import choose_augmentation
+from pipeline.classification.augmentation import mirror_chances
 from pipeline.files import hash_code, hash_files, hash_values
 from pipeline.keys import facts_key, read_plan
-from pipeline.run import ClassifyRun
+from pipeline.run import LabelRun
 from volumetric.cases import Case
-from volumetric.spec import ClassifierSpec
+from volumetric.spec import ClassifierSpec, ScanClassifierSpec
 
 _UNLEARNED = ("cache_gb",)
-_SHOWING = ("clips", "clip_augment", "inference/clips", "models", "spec")
+_SHOWING = ("clips", "clip_augment", "inference/clips", "inference/scans", "models", "spec")
+_LEARNING = ("augment", "clip_dataset", "features", "labelled", "learning", "losses")
+_PLANNED = {
+    "classify": ("rate", "short_side"),
+    "classify_scans": ("spacing_mm", "intensity", "shape"),
+}
 
 
-def prepared_key(run: ClassifyRun, case: Case) -> str:
+def prepared_key(run: LabelRun, case: Case) -> str:
     """Of the case's facts and of how the plan prepares it."""
     plan = read_plan(run)
-    return hash_values(facts_key(run, case), plan["rate"], plan["short_side"])
+    return hash_values(facts_key(run, case), *(plan[name] for name in _PLANNED[run.config.task]))
 
 
-def training_key(run: ClassifyRun, fold: int) -> str:
+def training_key(run: LabelRun, fold: int) -> str:
     """Of the prepared cases outside the fold, the network, the settings and the code."""
     settings = run.config.train.model_dump(mode="json")
     settings = {name: value for name, value in settings.items() if name not in _UNLEARNED}
@@ -29,21 +34,21 @@ def training_key(run: ClassifyRun, fold: int) -> str:
     return hash_values(
         [(case.id, case.label, case.fold == fold, prepared_key(run, case)) for case in seen],
         [run.config.model.model_dump(mode="json"), _weights_bytes(run), read_plan(run)],
-        [run.data_set.labels, run.data_set.multi_label, run.data_set.sides_matter],
+        [run.data_set.labels, run.data_set.multi_label, sorted(mirror_chances(run).items())],
         [settings, run.config.seed],
-        hash_code(*_SHOWING, "clip_dataset", "features", "learning", "losses"),
+        hash_code(*_SHOWING, *_LEARNING),
     )
 
 
-def features_key(run: ClassifyRun, prepared: str) -> str:
+def features_key(run: LabelRun, prepared: str) -> str:
     """Of a prepared case's key, the trunk, what it is shown, and the code."""
     model = run.config.model.model_dump(mode="json")
-    mirror = choose_augmentation(run).p_flip > 0
+    mirror = sorted(mirror_chances(run))
     weights, code = _weights_bytes(run), hash_code(*_SHOWING, "features")
     return hash_values(prepared, model, weights, mirror, code)
 
 
-def prediction_key(run: ClassifyRun, case: Case, spec: ClassifierSpec) -> str:
+def prediction_key(run: LabelRun, case: Case, spec: ClassifierSpec | ScanClassifierSpec) -> str:
     """Of the weights, the prepared case, the test protocol and the code."""
     weights = spec.folds[str(case.fold)]["weights_sha256"]
     protocol = run.config.predict.model_dump(mode="json")
@@ -51,6 +56,6 @@ def prediction_key(run: ClassifyRun, case: Case, spec: ClassifierSpec) -> str:
     return hash_values(weights, prepared_key(run, case), protocol, code)
 
 
-def _weights_bytes(run: ClassifyRun) -> str | None:
+def _weights_bytes(run: LabelRun) -> str | None:
     path = run.config.model.weights_file
     return None if path is None else hash_files([path])

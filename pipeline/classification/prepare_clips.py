@@ -14,7 +14,7 @@ from pipeline.keys import read_plan, standing_key
 from pipeline.measure import Facts, Known, Measured, measure_cases
 from pipeline.progress import Each, each_in_threads, one_core_each
 from pipeline.provenance import record_time
-from pipeline.run import ClassifyRun, quarantine
+from pipeline.run import ClassifyRun, LabelRun, quarantine
 from volumetric.cases import Case
 from volumetric.check.clip import check_clip
 from volumetric.check.clips import ClipTraits, check_clips
@@ -87,21 +87,26 @@ def _choose(run: ClassifyRun, facts: Facts) -> None:
 
 
 def _sum_up(run: ClassifyRun, traits: list[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "n_cases": len(traits),
+        "modality": run.data_set.modality,
+        "labels": count_labels(run),
+        **{
+            name: _spread([one[name] for one in traits])
+            for name in ("rate", "duration_s", "n_frames", "width", "height")
+        },
+    }
+
+
+def count_labels(run: LabelRun) -> dict[str, int]:
+    """How many usable cases have each label."""
     known = {case.id for case in run.usable_cases("prepare")}
     labels = [case.label for case in run.cases if case.id in known and case.label is not None]
     counts = dict.fromkeys(run.data_set.labels, 0)
     for label in labels:
         for name in label.split(";") if run.data_set.multi_label else [label]:
             counts[name.strip()] = counts.get(name.strip(), 0) + 1
-    return {
-        "n_cases": len(traits),
-        "modality": run.data_set.modality,
-        "labels": counts,
-        **{
-            name: _spread([one[name] for one in traits])
-            for name in ("rate", "duration_s", "n_frames", "width", "height")
-        },
-    }
+    return counts
 
 
 def _spread(values: list[float | None]) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""Train: one fold held out, the network learns to label the clips of the others."""
+"""Train: one fold held out, the network learns to label the cases of the others."""
 
 from __future__ import annotations
 
@@ -9,43 +9,29 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.classification import frozen
-from pipeline.classification.augmentation import choose_augmentation
 from pipeline.classification.keys import prepared_key, training_key
+from pipeline.classification.medium import LabelSpec, find_medium
 from pipeline.device import describe_device, find_device
-from pipeline.files import read_json
-from pipeline.keys import read_plan
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
-from pipeline.run import ClassifyRun
+from pipeline.run import LabelRun
 from volumetric.cases import Case
-from volumetric.clip_augment import (
-    augment_clips,
-    mix_clips,
-    sample_changes,
-    sample_mix,
-)
-from volumetric.clip_dataset import ClipSource, draw_chances, draw_clips, open_clips
 from volumetric.errors import ManifestError, OutputError
-from volumetric.inference.clips import classify_clip, present
 from volumetric.io.prepared import Prepared, open_prepared
+from volumetric.labelled import LabelledCase, draw_chances, open_labelled
 from volumetric.learning import Lesson, Training, fit
 from volumetric.model import Model, save_fold
 from volumetric.models import SliceNetwork
-from volumetric.spec import ClassifierSpec, build_network
+from volumetric.spec import build_network
 
-_COLOURS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
-}
 _N_WATCHED = 64  # held-out clips whose accuracy is looked at after each epoch
 _SEEDS_APART = 1_000_003  # of members, so that no two of near seeds are alike
 
 
-def train(run: ClassifyRun, fold: int) -> None:
+def train(run: LabelRun, fold: int) -> None:
     """Write folds/<fold>/{last.ckpt,history.csv} and model/fold_<fold>.safetensors.
 
     Goes on from the last epoch where an earlier run with the same settings stopped.
@@ -60,7 +46,7 @@ def train(run: ClassifyRun, fold: int) -> None:
     device = find_device(run.config.device)
     with record_time(run.folder, f"train fold {fold}"):
         record(run.folder, device=describe_device(device))
-        spec = make_spec(run)
+        spec = find_medium(run).make_spec(run)
         section = run.config.train.model_dump()
         chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
         settings = Training(**chosen, seed=run.config.seed)
@@ -79,40 +65,14 @@ def train(run: ClassifyRun, fold: int) -> None:
         save_fold(run.model, fold, network, spec=spec, facts={"key": key})
 
 
-def make_spec(run: ClassifyRun) -> ClassifierSpec:
-    """What the configuration and the plan say of the network."""
-    plan, provenance = read_plan(run), read_json(run.folder / "provenance.json")
-    model, protocol = run.config.model, run.config.predict
-    mean, std = _COLOURS["kinetics" if model.weights == "kinetics" else "imagenet"]
-    return ClassifierSpec(
-        **model.model_dump(exclude={"weights", "trunk"}),
-        members=run.config.train.members,
-        classes=list(run.data_set.labels),
-        multi_label=run.data_set.multi_label,
-        rate=plan["rate"],
-        short_side=plan["short_side"],
-        mean=list(mean),
-        std=list(std),
-        views=protocol.views,
-        crops=protocol.crops,
-        fingerprint=read_json(run.folder / "fingerprint.json"),
-        about={
-            "name": run.config.name,
-            "data_set": run.data_set.name,
-            "licence": run.data_set.licence,
-            **{name: provenance[name] for name in ("commit", "versions", "manifest")},
-        },
-    )
-
-
-def target_of(run: ClassifyRun, case: Case) -> torch.Tensor:
+def target_of(run: LabelRun, case: Case) -> torch.Tensor:
     """1 for each label the case has, else 0: float32 (n_labels,)."""
     label = case.label or ""
     own = {one.strip() for one in label.split(";")} if run.data_set.multi_label else {label}
     return torch.tensor([float(name in own) for name in run.data_set.labels])
 
 
-def _split(run: ClassifyRun, fold: int) -> tuple[list[Case], list[Case]]:
+def _split(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
     cases = run.labelled_cases()
     learned = [case for case in cases if case.fold != fold]
     if not learned:
@@ -125,8 +85,8 @@ def _split(run: ClassifyRun, fold: int) -> tuple[list[Case], list[Case]]:
     return learned, [case for case in cases if case.fold == fold]
 
 
-def read_prepared(run: ClassifyRun, case: Case) -> Prepared:
-    """The prepared clip of a case.
+def read_prepared(run: LabelRun, case: Case) -> Prepared:
+    """The prepared clip or scan of a case.
 
     Raises:
         OutputError: it was prepared for another plan, or from other bytes.
@@ -143,83 +103,42 @@ def read_prepared(run: ClassifyRun, case: Case) -> Prepared:
 
 
 def _lesson(
-    run: ClassifyRun,
+    run: LabelRun,
     network: nn.Module,
-    spec: ClassifierSpec,
+    spec: LabelSpec,
     *,
     cases: tuple[Sequence[Case], Sequence[Case]],
 ) -> Lesson:
-    """What the network learns from some cases, watched on others: of clips, or of features."""
+    """What the network learns from some cases, watched on others: of images, or of features."""
     learned, held_out = cases
     device = next(network.parameters()).device
     targets = torch.stack([target_of(run, case) for case in learned])
     chances = draw_chances(targets, balance=run.config.train.balance)
     loss = make_loss(run, torch.from_numpy(chances).to(targets) @ targets)
     if run.config.model.trunk == "train":
-        draw = _drawing(run, spec, (_sources(run, learned), chances), device)
+        draw = find_medium(run).drawing(run, spec, _sources(run, learned), chances, device)
         return Lesson(draw, loss, _validation(run, spec, held_out))
     assert isinstance(network, SliceNetwork)
-    clips = _sources(run, [*learned, *held_out], budget_bytes=0)
-    seen = frozen.see_clips(run, network, clips, spec=spec)
+    sources = _sources(run, [*learned, *held_out], budget_bytes=0)
+    seen = frozen.see_cases(run, network, sources, spec=spec)
     frozen.set_spread(network, seen[: len(learned)])
     draw = frozen.drawing(run, seen[: len(learned)], chances, device)
     return Lesson(draw, loss, frozen.validation(run, seen[len(learned) :]))
 
 
 def _sources(
-    run: ClassifyRun, cases: Sequence[Case], *, budget_bytes: int | None = None
-) -> list[ClipSource]:
+    run: LabelRun, cases: Sequence[Case], *, budget_bytes: int | None = None
+) -> list[LabelledCase]:
     if budget_bytes is None:
         budget_bytes = int(run.config.train.cache_gb * 1e9)
-    return open_clips(
+    return open_labelled(
         [read_prepared(run, case) for case in cases],
         [target_of(run, case) for case in cases],
         budget_bytes=budget_bytes,
     )
 
 
-def _drawing(
-    run: ClassifyRun,
-    spec: ClassifierSpec,
-    clips: tuple[Sequence[ClipSource], NDArray[np.float64]],
-    device: torch.device,
-) -> Any:
-    """What `fit` calls for the next batch: network input, and soft targets."""
-    section = run.config.train
-    sources, chances = clips
-    settings = choose_augmentation(run)
-
-    def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
-        clips, targets = draw_clips(
-            sources,
-            rng,
-            spec=spec,
-            batch_size=section.batch_size,
-            chances=chances,
-            jitter=settings.jitter,
-        )
-        parts = []
-        for clip in _stacked(clips):
-            batch = clip.to(device)
-            changes = sample_changes(batch, generator, settings=settings)
-            parts.append(augment_clips(batch, changes, size=(spec.size, spec.size)))
-        mix = sample_mix(len(clips), generator, settings=settings)
-        images, targets = mix_clips(
-            torch.cat(parts), targets.to(device), mix, n_classes=len(spec.classes)
-        )
-        return present(images, spec), targets
-
-    return draw
-
-
-def _stacked(clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """One batch where all clips have one size, which is faster; else a batch a clip."""
-    if len({clip.shape for clip in clips}) == 1:
-        return [torch.stack(list(clips))]
-    return [clip[None] for clip in clips]
-
-
-def make_loss(run: ClassifyRun, drawn: torch.Tensor) -> Any:
+def make_loss(run: LabelRun, drawn: torch.Tensor) -> Any:
     """Of logits and soft targets, where classes are drawn with the frequencies (n_classes,).
 
     Logits are adjusted as Menon 2021 (equation 10) has it, by the odds for several labels a clip.
@@ -240,19 +159,20 @@ def make_loss(run: ClassifyRun, drawn: torch.Tensor) -> Any:
     return binary if multi else cross_entropy
 
 
-def _validation(run: ClassifyRun, spec: ClassifierSpec, cases: Sequence[Case]) -> Any:
-    """What `fit` calls after each epoch: how often the class of some held-out clips is found.
+def _validation(run: LabelRun, spec: LabelSpec, cases: Sequence[Case]) -> Any:
+    """What `fit` calls after each epoch: how often the class of some held-out cases is found.
 
-    One central view each. For several labels a clip, how often each label is right.
+    One view each. For several labels a case, how often each label is right.
     """
+    medium = find_medium(run)
     some = list(cases)[:: max(1, -(-len(cases) // _N_WATCHED))]
     sources = _sources(run, some)
 
     def validate(network: nn.Module) -> float | None:
         hits = []
         for source in sources:
-            model = Model(spec, [network])
-            found = classify_clip(model, source.read(), views=1, crops=1).probabilities
+            model: Any = Model(spec, [network])
+            found = medium.label(run, model, source.read(), True).probabilities
             truth = source.target.numpy()
             right = (found > 0.5) == truth if spec.multi_label else truth[found.argmax()]
             hits.append(float(np.mean(right)))

@@ -50,6 +50,7 @@ class AugmentSection(Section):
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 12.0
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.2
     elastic: Annotated[float, Field(ge=0, le=0.2)] = 0.02
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     flip_axes: tuple[Literal[0, 1, 2], ...] = (0, 1, 2)
     p_intensity: Annotated[float, Field(ge=0, le=0.5)] = 0.15
 

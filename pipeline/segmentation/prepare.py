@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-import numpy as np
 import torch
 
 from pipeline.files import read_json, write_json
@@ -22,7 +19,7 @@ from volumetric.check import check_case, read_case
 from volumetric.check.cohort import check_cohort
 from volumetric.check.traits import traits_from
 from volumetric.findings import Finding
-from volumetric.fingerprint import CaseFacts, measure_case, sum_up
+from volumetric.fingerprint import facts_from, measure_case, sum_up
 from volumetric.io.prepared import write_prepared
 from volumetric.preprocess import prepare as prepare_volume
 from volumetric.volume import Volume
@@ -72,16 +69,9 @@ def _measure(run: SegmentRun, case: Case, seen: _Seen) -> Measured:
     assert checked.image is not None
     assert checked.traits is not None
     _keep(seen, case, checked.image, checked.mask)
-    facts = measure_case(case.id, checked.image, checked.mask, classes=run.data_set.classes)
-    content = {
-        "shape": facts.shape,
-        "spacing_mm": facts.spacing_mm,
-        "volume_ml": dict(facts.volume_ml),
-        "unit": facts.unit,
-        "intensities": facts.intensities.tolist(),
-        "traits": asdict(checked.traits),
-    }
-    return Measured(checked.findings, None, content)
+    facts = asdict(measure_case(case.id, checked.image, checked.mask, classes=run.data_set.classes))
+    facts["intensities"] = facts["intensities"].tolist()
+    return Measured(checked.findings, None, {**facts, "traits": asdict(checked.traits)})
 
 
 def _keep(seen: _Seen, case: Case, image: Volume, mask: Volume | None) -> None:
@@ -99,7 +89,7 @@ def _compare(run: SegmentRun, known: Known) -> list[Finding]:
 def _choose(run: SegmentRun, facts: Facts) -> None:
     """Write fingerprint.json and plan.json: every choice with its reason."""
     fingerprint = sum_up(
-        [_case_facts(name, found) for name, found in facts.items()],
+        [facts_from(found) for found in facts.values()],
         modality=run.data_set.modality,
         classes=run.data_set.classes,
     )
@@ -137,14 +127,3 @@ def _foreground(mask: Volume, labels: list[int]) -> dict[int, torch.Tensor]:
         if len(found):
             index[label] = found[:: max(1, -(-len(found) // _INDEX_VOXELS))].to(torch.int32)
     return index
-
-
-def _case_facts(name: str, found: Mapping[str, Any]) -> CaseFacts:
-    return CaseFacts(
-        name,
-        tuple(found["shape"]),
-        tuple(found["spacing_mm"]),
-        np.array(found["intensities"], dtype=np.float32),
-        found["volume_ml"],
-        found["unit"],
-    )

@@ -13,7 +13,7 @@ from pipeline.device import describe_device, find_device
 from pipeline.files import read_json
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
-from pipeline.run import SegmentRun
+from pipeline.run import SegmentRun, describe_origin
 from pipeline.segmentation.keys import prepared_key, training_key
 from volumetric.augment import Augmentation, augment
 from volumetric.cases import Case
@@ -65,7 +65,6 @@ def train(run: SegmentRun, fold: int) -> None:
 def _spec(run: SegmentRun) -> ModelSpec:
     plan = read_json(run.folder / "plan.json")["values"]
     fingerprint = read_json(run.folder / "fingerprint.json")
-    provenance = read_json(run.folder / "provenance.json")
     return ModelSpec(
         kind=run.config.model.kind,
         n_channels=fingerprint["n_channels"],
@@ -79,12 +78,7 @@ def _spec(run: SegmentRun) -> ModelSpec:
         overlap=run.config.predict.overlap,
         mirror_axes=run.config.predict.mirror_axes,
         fingerprint=fingerprint,
-        about={
-            "name": run.config.name,
-            "data_set": run.data_set.name,
-            "licence": run.data_set.licence,
-            **{name: provenance[name] for name in ("commit", "versions", "manifest")},
-        },
+        about=describe_origin(run),
     )
 
 

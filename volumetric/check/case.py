@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from volumetric.check.clips import ClipTraits, check_clips
 from volumetric.check.cohort import check_cohort
 from volumetric.check.drawing import check_drawing
 from volumetric.check.image import ImageStats, check_image, is_ct, measure_image, refuse_values
+from volumetric.check.labels import check_label
 from volumetric.check.mask import (
     check_mask,
     compare_grids,
@@ -79,21 +80,32 @@ def read_case(case: Case, *, classes: Mapping[int, str]) -> tuple[Volume, Volume
 
 
 def check_case(
-    case: Case, *, classes: Mapping[int, str] | None = None, modality: str | None = None
+    case: Case,
+    *,
+    classes: Mapping[int, str] | None = None,
+    modality: str | None = None,
+    labels: Sequence[str] | None = None,
+    multi_label: bool = False,
 ) -> Checked:
     """All that can be said of a case by itself; what `read_case` would raise is among it.
 
-    `classes` and `modality` are what a manifest says; without them any whole label will do, and
-    an image may be a map of labels.
+    `classes`, `modality`, `labels` (of whole cases) and `multi_label` are what a manifest says;
+    without them any whole label will do, and an image may be a map of labels.
     """
     lenient = classes is None and case.mask is None  # nobody said that it is an image
     image, noticed = _read_image(case, lenient=lenient)
+    path = str(case.image)
+    if labels is not None:
+        noticed += (
+            one if isinstance(one, VolumetricError) else Finding(*one, path)
+            for one in check_label(case, labels, multi_label=multi_label)
+        )
     mask, of_mask = _fit_mask(case, image, classes)
     traits = None
     if image is not None:
         stats = measure_image(image)
         found = check_image(image, stats, modality=modality)
-        noticed += (replace(one, path=str(case.image)) for one in found)
+        noticed += (replace(one, path=path) for one in found)
         traits = _take_traits(image, mask, stats, modality)
         if mask is not None and traits.labels is not None:
             of_mask += _check_labels(case, image, mask, traits.labels, (classes, modality))

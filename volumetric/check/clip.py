@@ -8,15 +8,15 @@ from itertools import groupby
 from pathlib import Path
 
 from volumetric.cases import Case
-from volumetric.check.clips import ClipTraits, split_label, take_clip_traits
+from volumetric.check.clips import ClipTraits, take_clip_traits
+from volumetric.check.labels import Said, check_label
 from volumetric.errors import (
-    LabelError,
     UnreadableFileError,
     UnsupportedError,
     VolumetricError,
     printable,
 )
-from volumetric.findings import Finding, Severity, as_finding
+from volumetric.findings import Finding, as_finding
 from volumetric.io.reader import is_dicom_file, is_volume_file
 from volumetric.io.video import Probe, probe_video
 from volumetric.io.video.choice import check_window, choose_numbers
@@ -26,7 +26,6 @@ _FEWEST_FROZEN = 5  # frames: a slow film of stills shows each for long
 _REPEATED_SHARE = 1 / 3  # of the frames: every third of a film made faster for a display
 _SMALLEST = 24  # pixels a side; arrays of thermal sensors have 24 x 32
 _SLOWEST, _FASTEST = 1.0, 1000.0  # frames a second: time lapse below, high-speed cameras above
-_LISTED = 10  # labels said to choose from
 
 _NOT_THERE = ("missing-file", "empty-file", "unreadable-file")
 
@@ -64,7 +63,7 @@ def check_clip(
     """
     probe, noticed = _probe(case, cache)
     if labels is not None:
-        noticed += _check_label(case, labels, multi_label)
+        noticed += check_label(case, labels, multi_label=multi_label)
     noticed += _check_row(case)
     if probe is not None:
         noticed += [*_check_frames(probe, case.image), *_check_times(probe, shortest_s, case.image)]
@@ -81,8 +80,7 @@ def check_clip(
     return CheckedClip(case, tuple(findings), error, traits)
 
 
-_Said = tuple[str, Severity, str, str]  # code, severity, reason, remedy
-_Noticed = list[VolumetricError | _Said]
+_Noticed = list[VolumetricError | Said]
 
 
 def _probe(case: Case, cache: Path | None) -> tuple[Probe | None, _Noticed]:
@@ -112,27 +110,7 @@ def _scan_kind(path: Path) -> str | None:
         return "a DICOM file by its name"
 
 
-def _check_label(
-    case: Case, labels: Sequence[str], multi_label: bool
-) -> Iterator[VolumetricError | _Said]:
-    if case.label is None:
-        if not multi_label:
-            reason, remedy = "has no label", "Give it one; without, it is not learned from"
-            yield "no-label", "warning", reason, remedy
-        return
-    names = split_label(case.label) if multi_label else [case.label]
-    unknown = [name for name in names if name not in labels]
-    if not unknown:
-        return
-    declared = ", ".join(labels[:_LISTED]) + ", …" * (len(labels) > _LISTED)
-    remedy = f"Correct it, or declare it; declared are: {declared}"
-    if not multi_label and all(name in labels for name in split_label(case.label)):
-        remedy = "Set multi_label in the manifest, if a case may have several"
-    said = " and ".join(repr(name) for name in unknown)
-    yield LabelError("unknown-label", f"label {said} is not declared", remedy, path=case.image)
-
-
-def _check_row(case: Case) -> Iterator[_Said]:
+def _check_row(case: Case) -> Iterator[Said]:
     named = [name for name in ("mask", "series") if getattr(case, name) is not None]
     if named:
         yield (
@@ -143,7 +121,7 @@ def _check_row(case: Case) -> Iterator[_Said]:
         )
 
 
-def _check_frames(probe: Probe, path: Path) -> Iterator[VolumetricError | _Said]:
+def _check_frames(probe: Probe, path: Path) -> Iterator[VolumetricError | Said]:
     """Damage, and frames that are not there."""
     n_bad = len(probe.corrupt)
     reason = (
@@ -180,7 +158,7 @@ def _check_frames(probe: Probe, path: Path) -> Iterator[VolumetricError | _Said]
 
 def _check_times(
     probe: Probe, shortest_s: float | None, path: Path
-) -> Iterator[VolumetricError | _Said]:
+) -> Iterator[VolumetricError | Said]:
     """When frames are shown, and for how long."""
     try:
         rate = check_window(probe, 0.0, None, None, path)
@@ -214,7 +192,7 @@ def _check_times(
         )
 
 
-def _check_pictures(probe: Probe) -> Iterator[_Said]:
+def _check_pictures(probe: Probe) -> Iterator[Said]:
     """What the frames show, and how they are stored."""
     yield from _check_stills(probe)
     if probe.rotation:
@@ -247,7 +225,7 @@ def _check_pictures(probe: Probe) -> Iterator[_Said]:
         )
 
 
-def _check_stills(probe: Probe) -> Iterator[_Said]:
+def _check_stills(probe: Probe) -> Iterator[Said]:
     if probe.n_frames == 1:
         return
     still_s = probe.longest_still / probe.rate if probe.rate else 0.0

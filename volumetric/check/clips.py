@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from volumetric.cases import Case
+from volumetric.check.labels import check_labels, label_set
 from volumetric.check.outliers import list_ids
 from volumetric.errors import printable
 from volumetric.findings import Finding, Severity
@@ -19,7 +20,6 @@ from volumetric.io.video import Probe
 
 _FEWEST = 8  # cases: with less, one cannot say which is unlike the others
 _SIGMAS = 6.0  # as for scans
-_FEW_SUBJECTS = 5
 _GIVEN_AWAY = 0.15  # more labels guessed from the format than by always taking the commonest
 
 # Trait: code, the smallest factor that counts, how it is said, what to do. Clips of one set
@@ -104,15 +104,10 @@ def check_clips(seen: Clips, *, labels: Sequence[str] | None) -> list[Finding]:
     """
     return [
         *_check_copies(seen),
-        *_check_labels(seen, labels or ()),
+        *check_labels([case for case, _ in seen], labels or ()),
         *_check_outliers(seen),
         *_check_giveaway(seen),
     ]
-
-
-def split_label(label: str) -> list[str]:
-    """The labels of a case that may have several: `one;other`."""
-    return [name.strip() for name in label.split(";")]
 
 
 def _hash_frames(probe: Probe) -> str:
@@ -128,7 +123,7 @@ def _check_copies(seen: Clips) -> Iterator[Finding]:
         groups[traits.frames_hash].append(case)
     for first, *others in groups.values():
         labelled = [case for case in (first, *others) if case.label is not None]
-        if len({_label_set(case) for case in labelled}) > 1:
+        if len({label_set(case) for case in labelled}) > 1:
             yield from _contradictory(labelled)
             continue
         for case in others:
@@ -159,51 +154,6 @@ def _contradictory(cases: Sequence[Case]) -> Iterator[Finding]:
             "error",
             f"is labelled {case.label}, and shows the same frames as {list_ids(others)}",
             "Find out which label is right, and take the others out",
-        )
-
-
-def _check_labels(seen: Clips, labels: Sequence[str]) -> Iterator[Finding]:
-    """Labels that no case has, or that no training or held-out set of a fold would hold."""
-    folds = {case.fold for case, _ in seen if case.fold is not None}
-    for label in labels if seen else ():
-        holders = [case for case, _ in seen if label in _label_set(case)]
-        held = {case.fold for case in holders}
-        if not holders:
-            yield Finding(
-                "unseen-label",
-                "warning",
-                f"no clip that can be used is labelled {label!r}",
-                "Take it out of `labels`, or check the spelling",
-            )
-        elif len(folds) > 1 and len(held) == 1 and None not in held:
-            yield Finding(
-                "untrained-label",
-                "error",
-                f"{label!r} occurs in fold {held.pop()} only: when that is held out, none is left "
-                "to learn from",
-                "Spread its cases over the folds, or take the label out",
-            )
-        else:
-            yield from _check_few(label, holders)
-            if without := folds - held:
-                yield Finding(
-                    "unscored-label",
-                    "warning",
-                    f"no clip labelled {label!r} is held out in fold "
-                    f"{', '.join(map(str, sorted(without)))}: nothing to score",
-                    "Spread its cases over the folds",
-                )
-
-
-def _check_few(label: str, holders: Sequence[Case]) -> Iterator[Finding]:
-    n_subjects = len({case.subject for case in holders})
-    if n_subjects < _FEW_SUBJECTS:
-        yield Finding(
-            "label-of-few-subjects",
-            "warning" if n_subjects == 1 else "note",
-            f"all {len(holders)} clips labelled {label!r} are of {n_subjects} "
-            f"subject{'s' * (n_subjects > 1)}",
-            "Expect that the subjects are learned instead of it; add others",
         )
 
 
@@ -289,10 +239,6 @@ def _format(traits: ClipTraits) -> str:
 
 def _commonest(counts: Counter[str]) -> str | None:
     return min(counts, key=lambda label: (-counts[label], label), default=None)
-
-
-def _label_set(case: Case) -> frozenset[str]:
-    return frozenset() if case.label is None else frozenset(split_label(case.label))
 
 
 def _of_case(case: Case, code: str, severity: Severity, reason: str, remedy: str) -> Finding:

@@ -259,9 +259,9 @@ _CLIPS: _Table = {
     "unknown-rate": ("error", "does not say for how long its frames are shown"),
     "unordered-times": ("error", "frames' times are missing or run backwards"),
     "unsafe-name": ("warning", "a file whose name a manifest cannot say"),
-    "unscored-label": ("warning", "no clip held out in a fold has a label"),
-    "unseen-label": ("warning", "no clip has a label that the manifest declares"),
-    "untrained-label": ("error", "all clips with a label are in one fold: none left to learn from"),
+    "unscored-label": ("warning", "no case held out in a fold has a label"),
+    "unseen-label": ("warning", "no case has a label that the manifest declares"),
+    "untrained-label": ("error", "all cases with a label are in one fold: none left to learn from"),
     "variable-rate": ("note", "frames are shown for different times"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, combinations
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from volumetric.clip_augment import crop_clips, normalise, select_input
 from volumetric.clips import Box, crop_boxes, view_indices
 from volumetric.model import Model
-from volumetric.spec import ClassifierSpec
+from volumetric.spec import ClassifierSpec, ScanClassifierSpec
 
 _FRAMES_AT_ONCE = 128  # of all views together, so that memory does not grow with their number
 _LEAST_SPREAD = 1.0  # of 255 grey levels
@@ -20,12 +21,13 @@ _LEAST_SPREAD = 1.0  # of 255 grey levels
 
 @dataclass(frozen=True, eq=False)
 class ClipScores:
-    """What a model says of one clip.
+    """What a model says of one clip, or scan.
 
     Attributes:
         probabilities: float64 (n_classes,), the mean over views and networks.
         views: float64 (n_views, n_classes), each the mean over networks.
-        seen_s: first and last moment that each view saw, in seconds of the clip: (n_views, 2).
+        seen_s: first and last moment that each view saw, in seconds of the clip: (n_views, 2);
+            (0, 2) of a scan.
     """
 
     probabilities: NDArray[np.float64]
@@ -51,22 +53,29 @@ def classify_clip(
     *,
     views: int | None = None,
     crops: int | None = None,
+    mirror_axes: Sequence[int] | None = None,
 ) -> ClipScores:
     """Probabilities of a prepared clip, uint8 (3, T, H, W) at the specification's rate and size.
 
-    `views` and `crops` are the test protocol; the specification's if not given.
+    `views`, `crops` and the axes (1 upside down, 2 left for right) whose mirror images are views
+    of their own are the test protocol; the specification's if not given.
     """
     spec = model.spec
     chosen = choose_views(clip.shape[1], spec=spec, views=views or spec.views)
     boxes = frame_boxes(clip.shape[2], clip.shape[3], spec=spec, crops=crops or spec.crops)
-    pairs = [(frames, box) for frames in chosen for box in boxes]
+    pairs = [
+        (frames, box, axes)
+        for frames in chosen
+        for box in boxes
+        for axes in mirrored(spec.mirror_axes if mirror_axes is None else mirror_axes)
+    ]
     at_once = max(1, _FRAMES_AT_ONCE // spec.frames)
     parts = [
         _score(model, clip, pairs[start : start + at_once])
         for start in range(0, len(pairs), at_once)
     ]
     scores = np.concatenate(parts)
-    ends = np.array([(frames[0], frames[-1]) for frames, _ in pairs], dtype=np.float64)
+    ends = np.array([(frames[0], frames[-1]) for frames, _, _ in pairs], dtype=np.float64)
     return ClipScores(scores.mean(0), scores, ends / spec.rate)
 
 
@@ -85,22 +94,46 @@ def frame_boxes(height: int, width: int, *, spec: ClassifierSpec, crops: int) ->
     return crop_boxes(height, width, size=min(height, width), crops=crops)
 
 
-def probabilities_of(logits: torch.Tensor, spec: ClassifierSpec) -> torch.Tensor:
+def probabilities_of(
+    logits: torch.Tensor, spec: ClassifierSpec | ScanClassifierSpec
+) -> torch.Tensor:
     """Of classes that exclude each other, or each for itself: float32 as the logits (B, n)."""
     logits = logits.to(torch.float32)
     return logits.sigmoid() if spec.multi_label else logits.softmax(-1)
 
 
+def show_clips(clips: torch.Tensor, spec: ClassifierSpec, boxes: torch.Tensor) -> torch.Tensor:
+    """What the network is shown of clips (B, C, D, H, W), of each the box (B, 4)."""
+    return present(crop_clips(clips, boxes, size=(spec.size, spec.size)), spec)
+
+
+def show_clip(clip: torch.Tensor, spec: ClassifierSpec) -> torch.Tensor:
+    """What the network is shown (1, C, D, H, W) of a prepared clip with one view and one crop."""
+    frames = choose_views(clip.shape[1], spec=spec, views=1)[0]
+    boxes = torch.tensor(frame_boxes(*clip.shape[2:], spec=spec, crops=1))
+    return show_clips(clip[None, :, torch.from_numpy(frames)], spec, boxes)
+
+
+def mirrored(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Every set of these axes, the empty one first."""
+    sets = (combinations(axes, n) for n in range(len(axes) + 1))
+    return list(chain.from_iterable(sets))
+
+
 def _score(
     model: Model[ClassifierSpec],
     clip: torch.Tensor,
-    pairs: Sequence[tuple[NDArray[np.int64], Box]],
+    pairs: Sequence[tuple[NDArray[np.int64], Box, tuple[int, ...]]],
 ) -> NDArray[np.float64]:
     """Probabilities (n_pairs, n_classes) of views, the mean of the model's networks."""
     spec = model.spec
     device = next(model.networks[0].parameters()).device
-    clips = torch.stack([clip[:, torch.from_numpy(frames)] for frames, _ in pairs]).to(device)
-    boxes = torch.tensor([box for _, box in pairs], device=device)
-    shown = present(crop_clips(clips, boxes, size=(spec.size, spec.size)), spec)
-    scores = [probabilities_of(network(shown), spec) for network in model.networks]
+    clips = torch.stack([clip[:, torch.from_numpy(frames)] for frames, _, _ in pairs]).to(device)
+    boxes = torch.tensor([box for _, box, _ in pairs], device=device)
+    shown = show_clips(clips, spec, boxes)
+    turned = [
+        one.flip([1 + axis for axis in axes])
+        for one, (_, _, axes) in zip(shown, pairs, strict=True)
+    ]
+    scores = [probabilities_of(network(torch.stack(turned)), spec) for network in model.networks]
     return torch.stack(scores).mean(0).cpu().to(torch.float64).numpy()

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from volumetric.clip_augment import crop_clips
 from volumetric.errors import ConfigError
-from volumetric.inference.clips import choose_views, frame_boxes, present, probabilities_of
+from volumetric.inference.clips import (
+    choose_views,
+    frame_boxes,
+    mirrored,
+    present,
+    probabilities_of,
+)
 from volumetric.model import Model
 from volumetric.spec import ClassifierSpec
 from volumetric.volume import Volume
@@ -85,8 +91,12 @@ def classify_stream(
     frames = choose_views(length, spec=spec, views=1)[0]
     for batch in _batches(_windows(_scaled(chunks, model), length, step)):
         shown = torch.stack([window[:, torch.from_numpy(frames)] for _, window, _ in batch])
+        turned = [
+            present(shown, spec).flip([2 + axis for axis in axes])
+            for axes in mirrored(spec.mirror_axes)
+        ]
         values = [
-            probabilities_of(network(present(shown, spec)), spec) for network in model.networks
+            probabilities_of(network(one), spec) for network in model.networks for one in turned
         ]
         scores.append(torch.stack(values).mean(0).cpu().to(torch.float64).numpy())
         # A frame is on show until the next: a window's middle lies between its two ends.

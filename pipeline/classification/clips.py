@@ -1,0 +1,113 @@
+"""Clips, where they differ from scans: what the network is, sees and says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.classification.augmentation import choose_augmentation
+from pipeline.files import read_json
+from pipeline.keys import read_plan
+from pipeline.run import ClassifyRun, describe_origin
+from volumetric.clip_augment import augment_clips, mix_clips, sample_changes, sample_mix
+from volumetric.clip_dataset import draw_clips
+from volumetric.inference.clips import ClipScores, classify_clip, present, show_clip
+from volumetric.labelled import LabelledCase
+from volumetric.model import Model, load_classifier
+from volumetric.spec import ClassifierSpec
+
+_COLOURS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
+}
+
+show = show_clip
+load = load_classifier
+
+
+def make_spec(run: ClassifyRun) -> ClassifierSpec:
+    """What the configuration and the plan say of the network."""
+    plan, model, protocol = read_plan(run), run.config.model, run.config.predict
+    mean, std = _COLOURS["kinetics" if model.weights == "kinetics" else "imagenet"]
+    return ClassifierSpec(
+        **model.model_dump(exclude={"weights", "trunk"}),
+        members=run.config.train.members,
+        classes=list(run.data_set.labels),
+        multi_label=run.data_set.multi_label,
+        rate=plan["rate"],
+        short_side=plan["short_side"],
+        mean=list(mean),
+        std=list(std),
+        views=protocol.views,
+        crops=protocol.crops,
+        mirror_axes=list(protocol.mirror_axes),
+        fingerprint=read_json(run.folder / "fingerprint.json"),
+        about=describe_origin(run),
+    )
+
+
+def drawing(
+    run: ClassifyRun,
+    spec: ClassifierSpec,
+    sources: Sequence[LabelledCase],
+    chances: NDArray[np.float64],
+    device: torch.device,
+) -> Callable[..., Any]:
+    """What `fit` calls for the next batch: network input, and soft targets."""
+    settings = choose_augmentation(run)
+
+    def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
+        clips, targets = draw_clips(
+            sources,
+            rng,
+            spec=spec,
+            batch_size=run.config.train.batch_size,
+            chances=chances,
+            jitter=settings.jitter,
+        )
+        parts = []
+        for clip in _stacked(clips):
+            batch = clip.to(device)
+            changes = sample_changes(batch, generator, settings=settings)
+            parts.append(augment_clips(batch, changes, size=(spec.size, spec.size)))
+        mix = sample_mix(len(clips), generator, settings=settings)
+        images, targets = mix_clips(
+            torch.cat(parts), targets.to(device), mix, n_classes=len(spec.classes)
+        )
+        return present(images, spec), targets
+
+    return draw
+
+
+def label(
+    run: ClassifyRun, model: Model[ClassifierSpec], image: torch.Tensor, quick: bool
+) -> ClipScores:
+    """What a model says of a prepared clip, by the run's test protocol; `quick`: by one view."""
+    if quick:
+        return classify_clip(model, image, views=1, crops=1, mirror_axes=())
+    return classify_clip(model, image, **run.config.predict.model_dump())
+
+
+def describe_protocol(run: ClassifyRun) -> dict[str, Any]:
+    """How clips are tested."""
+    model = run.config.model.model_dump(include={"frames", "stride", "sampling", "size", "fit"})
+    section = run.config.predict
+    return {
+        "views": 1 if run.config.model.sampling == "uniform" else section.views,
+        "crops": 1 if run.config.model.fit == "whole" else section.crops,
+        "mirrored": 2 ** len(section.mirror_axes),
+        **model,
+        "rate": read_plan(run)["rate"],
+        "input": run.config.model.input,
+    }
+
+
+def _stacked(clips: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """One batch where all clips have one size, which is faster; else a batch a clip."""
+    if len({clip.shape for clip in clips}) == 1:
+        return [torch.stack(list(clips))]
+    return [clip[None] for clip in clips]

@@ -1,0 +1,114 @@
+"""What a person may choose about labelling whole scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.classification.config import EvaluateSection, LabelSection
+from pipeline.sections import CommonConfig, Fraction, Positive, Section
+
+Spacing = Annotated[float, Field(gt=0)]
+_BY_SLICE = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
+
+
+class ScanPrepareSection(Section):
+    """How scans become network input. Unset values are chosen from the fingerprint."""
+
+    spacing_mm: tuple[Spacing, Spacing, Spacing] | None = None
+    """Target spacing along D (superior), H (anterior), W (right)."""
+    shape: tuple[Positive, Positive, Positive] | None = None
+    """Voxels along D, H, W at that spacing: the box that the network sees, all of a scan."""
+    budget_voxels: Positive = 2_097_152
+    """Voxels of that box at most; a larger one is made coarser."""
+    intensity: Literal["zscore", "window", "range"] | None = None
+    """By each image's mean and spread; clipped and scaled by the data set's values; from 0 to 1."""
+    workers: Positive = 2
+    """Cases prepared at a time."""
+
+
+class ScanModelSection(Section):
+    """The network: a 3D one, or a 2D one that sees a scan slice by slice."""
+
+    kind: Literal[
+        "small_cnn3d",
+        "r3d_18",
+        "mc3_18",
+        "r2plus1d_18",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "resnet18",
+    ] = "small_cnn3d"
+    weights: str = "none"
+    """`none`, `imagenet`, `kinetics`, or a local file in torchvision's format."""
+    trunk: Literal["train", "frozen"] = "train"
+    """Frozen: a 2D network keeps its weights, what it sees is kept on disk, heads alone learn."""
+    slice_size: Annotated[int, Field(ge=32)] | None = None
+    """Pixels along both sides of slices as a 2D network sees them; unset: as they are."""
+    aggregate: Literal["mean", "max", "attention", "mean_max", "conv3d"] = "attention"
+    """How a 2D network's slices become one answer; see volumetric.models.heads.SliceHead."""
+
+    @model_validator(mode="after")
+    def _can_freeze(self) -> ScanModelSection:
+        needs = {
+            "a 2D network": self.kind in _BY_SLICE,
+            "weights": self.weights != "none",
+        }
+        missing = [name for name, met in needs.items() if not met]
+        if self.trunk == "frozen" and missing:
+            raise ValueError(f"trunk frozen needs {' and '.join(missing)}")
+        return self
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names, if it is one."""
+        return None if self.weights in ("none", "imagenet", "kinetics") else Path(self.weights)
+
+
+class ScanAugmentSection(Section):
+    """See volumetric.augment.Augmentation.
+
+    Left and right (axis 2) are mirrored only where the manifest says `symmetric: true`. With a
+    frozen trunk: mirroring and mixup act on what it saw, the others not at all.
+    """
+
+    p_spatial: Fraction = 0.7
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    elastic: Annotated[float, Field(ge=0, le=0.2)] = 0.0
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    flip_axes: tuple[Literal[0, 1, 2], ...] = (2,)
+    p_intensity: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    mixup_alpha: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ScanTrainSection(LabelSection):
+    """How the network learns."""
+
+    augment: ScanAugmentSection = ScanAugmentSection()
+
+
+class ScanPredictSection(Section):
+    """The test protocol."""
+
+    mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
+    """Axes along which mirror images are averaged; 2 only where the manifest says `symmetric`."""
+
+
+class ClassifyScansConfig(CommonConfig):
+    """A run that learns a label for a whole scan."""
+
+    task: Literal["classify_scans"]
+    prepare: ScanPrepareSection = ScanPrepareSection()
+    model: ScanModelSection = ScanModelSection()
+    train: ScanTrainSection = ScanTrainSection()
+    predict: ScanPredictSection = ScanPredictSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> ClassifyScansConfig:
+        if self.train.members > 1 and self.model.trunk != "frozen":
+            raise ValueError("train.members above 1 needs model.trunk frozen")
+        return self

@@ -1,0 +1,113 @@
+"""Scans, where they differ from clips: what the network is, sees and says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.classification.augmentation import choose_mixing, choose_scan_augmentation
+from pipeline.files import read_json
+from pipeline.keys import read_plan
+from pipeline.run import ClassifyScansRun, describe_origin
+from volumetric.augment import augment_images
+from volumetric.clip_augment import mix_clips, sample_mix
+from volumetric.errors import ConfigError
+from volumetric.inference.clips import ClipScores
+from volumetric.inference.scans import classify_scan, show_scans
+from volumetric.labelled import LabelledCase, draw_whole
+from volumetric.model import Model, load_scan_classifier
+from volumetric.spec import ScanClassifierSpec
+
+# Photographs' mean and spread, over the colours: a grey slice is shown as three equal ones.
+_GREY = (0.449, 0.226)
+
+load = load_scan_classifier
+
+
+def make_spec(run: ClassifyScansRun) -> ScanClassifierSpec:
+    """What the configuration and the plan say of the network.
+
+    Raises:
+        ConfigError: mirror images are asked for that the manifest does not allow.
+    """
+    plan, model = read_plan(run), run.config.model
+    fingerprint = read_json(run.folder / "fingerprint.json")
+    axes = run.config.predict.mirror_axes
+    if 2 in axes and not run.data_set.symmetric:
+        raise ConfigError(
+            "asymmetric",
+            "predict.mirror_axes has 2, left for right, which the manifest does not allow",
+            "Say `symmetric: true` in the manifest if that is so, or leave 2 out",
+            path=run.manifest,
+        )
+    # Values from 0 to 1 are brought to where photographs had them; the others are centred already.
+    photograph = model.weights != "none" and plan["intensity"]["kind"] == "range"
+    mean, std = _GREY if photograph else (0.0, 1.0)
+    return ScanClassifierSpec(
+        **model.model_dump(exclude={"weights", "trunk"}),
+        members=run.config.train.members,
+        classes=list(run.data_set.labels),
+        multi_label=run.data_set.multi_label,
+        n_channels=fingerprint["n_channels"],
+        shape=tuple(plan["shape"]),
+        spacing_mm=tuple(plan["spacing_mm"]),
+        intensity=plan["intensity"],
+        mean=mean,
+        std=std,
+        mirror_axes=list(axes),
+        fingerprint=fingerprint,
+        about=describe_origin(run),
+    )
+
+
+def drawing(
+    run: ClassifyScansRun,
+    spec: ScanClassifierSpec,
+    sources: Sequence[LabelledCase],
+    chances: NDArray[np.float64],
+    device: torch.device,
+) -> Callable[..., Any]:
+    """What `fit` calls for the next batch: network input, and soft targets."""
+    settings, mixing = choose_scan_augmentation(run), choose_mixing(run)
+
+    def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
+        images, targets = draw_whole(
+            sources, rng, batch_size=run.config.train.batch_size, chances=chances
+        )
+        images = augment_images(
+            images.to(device), generator, settings=settings, spacing=spec.spacing_mm
+        )
+        mix = sample_mix(len(images), generator, settings=mixing)
+        images, targets = mix_clips(images, targets.to(device), mix, n_classes=len(spec.classes))
+        return show_scans(images, spec), targets
+
+    return draw
+
+
+def show(image: torch.Tensor, spec: ScanClassifierSpec) -> torch.Tensor:
+    """A prepared scan (C, D, H, W) as the network is shown it, (1, C, D, H, W)."""
+    return show_scans(image[None], spec)
+
+
+def label(
+    run: ClassifyScansRun, model: Model[ScanClassifierSpec], image: torch.Tensor, quick: bool
+) -> ClipScores:
+    """What a model says of a prepared scan, by the run's test protocol; `quick`: of it alone."""
+    return classify_scan(model, image, mirror_axes=() if quick else run.config.predict.mirror_axes)
+
+
+def describe_protocol(run: ClassifyScansRun) -> dict[str, Any]:
+    """How scans are tested."""
+    plan = read_plan(run)
+    return {
+        "views": 1,
+        "crops": 1,
+        "mirrored": 2 ** len(run.config.predict.mirror_axes),
+        "shape": plan["shape"],
+        "spacing_mm": plan["spacing_mm"],
+        "slice_size": run.config.model.slice_size,
+    }
