@@ -51,7 +51,7 @@ def _results(run: LabelRun, scored: Scored) -> dict[str, Any]:
     labelled = [(case, found) for case, found in scored if case.label is not None]
     labels = run.data_set.labels
     return {
-        "task": "classify",
+        "task": run.config.task,
         "n_cases": len(labelled),
         "confidence": run.config.evaluate.confidence,
         "labels": list(labels),

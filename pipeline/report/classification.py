@@ -108,6 +108,9 @@ def _context(
             for rank, case in enumerate(ordered, start=1)
         ],
         "n_pictured": len(films),
+        "pictured": "Slices are evenly spaced where there is something to see."
+        if _is_of_scans(results)
+        else "Frames are evenly spaced in time.",
         **_fingerprint(record.fingerprint),
         "origin": {k: v for k, v in record.provenance.items() if k != "command"},
         "command": command_text(record),
@@ -126,6 +129,8 @@ def _fingerprint(fingerprint: _Result) -> dict[str, _Result]:
 
 def protocol_text(protocol: _Result) -> str:
     """The test protocol as a sentence; "" where it is unknown."""
+    if {"shape", "spacing_mm"} <= set(protocol):
+        return _scan_protocol(protocol)
     if not {"views", "crops", "frames", "sampling", "size", "fit", "rate"} <= set(protocol):
         return ""
     views, crops, stride = protocol["views"], protocol["crops"], protocol.get("stride", 1)
@@ -138,13 +143,25 @@ def protocol_text(protocol: _Result) -> str:
         chosen = f"{step} prepared frame, {frames * stride / rate:.2f} s long"
     fit = "cut out of" if protocol["fit"] == "crop" else "squeezed from"
     seen = {"residual": "frame differences", "both": "frames and their differences"}
-    averaged = "" if views * crops == 1 else "; their probabilities are averaged"
+    mirrored = protocol.get("mirrored", 1)
+    averaged = "" if views * crops * mirrored == 1 else "; their probabilities are averaged"
+    if mirrored > 1:
+        averaged = f", each in {mirrored} mirror images" + averaged
     return (
         f"Tested on {views} {'view' if views == 1 else 'views'} {_TIMES} {crops} "
         f"{'crop' if crops == 1 else 'crops'} of each clip{averaged}. A view is {frames} "
         f"{seen.get(str(protocol.get('input')), 'frames')} ({chosen}) at {rate:g} frames a second, "
         f"{size} {_TIMES} {size} px {fit} the frame."
     )
+
+
+def _scan_protocol(protocol: _Result) -> str:
+    shape = f" {_TIMES} ".join(str(n) for n in protocol["shape"])
+    spacing = f" {_TIMES} ".join(f"{mm:g}" for mm in protocol["spacing_mm"])
+    n, side = protocol.get("mirrored", 1), protocol.get("slice_size")
+    sliced = f", its slices scaled to {side} {_TIMES} {side}" if side else ""
+    averaged = f" The probabilities of {n} mirror images are averaged." if n > 1 else ""
+    return f"Each scan is seen whole, as {shape} voxels of {spacing} mm{sliced}.{averaged}"
 
 
 def _baseline(confusion: _Result | None, labels: Sequence[str]) -> str:
@@ -215,9 +232,10 @@ def _tables(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
         if _ALL in metrics[metric]
     ]
     by_class = [m for m in metrics if any(label in metrics[m] for label in labels)]
+    level = "Scans" if _is_of_scans(results) else "Clips"
     return {
         "overall": overall,
-        "levels": ["Clips", "Single views"] if several and of_views else ["Clips"],
+        "levels": [level, "Single views"] if several and of_views else [level],
         "class_metrics": [scores.metric_name(metric) for metric in by_class],
         "classes": [
             {"name": label, "cells": [_cell(metrics[m].get(label), m) for m in by_class]}
@@ -230,6 +248,10 @@ def _tables(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
             if scores.metric_meaning(m)
         ],
     }
+
+
+def _is_of_scans(results: _Result) -> bool:
+    return results.get("task") == "classify_scans"
 
 
 def _cell(summary: _Result | None, metric: str) -> dict[str, Any] | None:

@@ -64,8 +64,11 @@ def draw_film(path: Path, *, n_frames: int = 8) -> Film:
         raise OutputError("no-prepared", "nothing was prepared of it", "Run the prepare stage")
     prepared = open_prepared(path)
     depth, height, width = prepared.shape
-    n_shown = min(n_frames, depth)
-    chosen = [(2 * number + 1) * depth // (2 * n_shown) for number in range(n_shown)]
+    first, last = _worth_showing(prepared)
+    n_shown = min(n_frames, last - first)
+    chosen = [
+        first + (2 * number + 1) * (last - first) // (2 * n_shown) for number in range(n_shown)
+    ]
     slices = torch.cat([prepared.read_image((d, 0, 0), (1, height, width)) for d in chosen], dim=1)
     if slices.dtype != torch.uint8:
         return _film_of_scan(prepared, slices[0].float().numpy(), chosen)
@@ -78,6 +81,17 @@ def draw_film(path: Path, *, n_frames: int = 8) -> Film:
     size = f"{width} \N{MULTIPLICATION SIGN} {height} px"
     note = f"{depth} prepared frames, {1 / step_s:.4g} a second, {size}"
     return Film(tuple(frames), depth * step_s, note)
+
+
+def _worth_showing(prepared: Prepared) -> tuple[int, int]:
+    """All frames of a clip; of a scan those between the empty slices that surround it."""
+    depth = prepared.shape[0]
+    image = prepared.read_image((0, 0, 0), (1, *prepared.shape[1:]))
+    if image.dtype == torch.uint8:
+        return 0, depth
+    image = prepared.read_image()
+    (full,) = (image.amax((0, 2, 3)) > image.amin()).nonzero(as_tuple=True)
+    return (int(full[0]), int(full[-1]) + 1) if len(full) else (0, depth)
 
 
 def _film_of_scan(prepared: Prepared, slices: NDArray[np.float32], chosen: Sequence[int]) -> Film:
