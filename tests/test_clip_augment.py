@@ -20,6 +20,7 @@ from volumetric.clip_augment import (
     sample_changes,
     sample_mix,
     select_input,
+    select_of_pairs,
 )
 from volumetric.errors import ConfigError
 
@@ -269,3 +270,16 @@ def test_a_gpu_makes_the_same_clips() -> None:
     mixed, soft = mix_clips(clips.cuda(), torch.arange(4).cuda(), mix, n_classes=4)
     assert mixed.is_cuda
     assert soft.is_cuda
+
+
+def test_pairs_show_frames_and_how_they_go_on() -> None:
+    frames, later = torch.rand(2, 3, 4, 5, 6), torch.rand(2, 3, 4, 5, 6)
+    clips = torch.cat([frames, later], 2)
+    assert torch.equal(select_of_pairs(clips, "rgb"), frames)
+    assert torch.equal(select_of_pairs(clips, "residual"), later - frames)
+    both = select_of_pairs(clips, "both")
+    assert torch.equal(both, torch.cat([frames, later - frames], 1))
+    following = torch.cat([frames[:, :, :-1], frames[:, :, 1:]], 2)
+    assert torch.equal(select_of_pairs(following, "residual"), residual_frames(frames)[:, :, :-1])
+    with pytest.raises(ConfigError):
+        select_of_pairs(clips, "sound")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from volumetric.clips import (
     Protocol,
     choose_dense,
+    choose_pairs,
     choose_segments,
     choose_uniform,
     crop_boxes,
@@ -192,3 +193,21 @@ def test_refuses_what_cannot_be_chosen(refused) -> None:
     with pytest.raises(ConfigError) as caught:
         refused()
     assert caught.value.code == "bad-sampling"
+
+
+@given(st.integers(1, 80), st.integers(1, 20), st.floats(0.05, 3))
+def test_pairs_lie_evenly_and_a_lag_apart(n_frames: int, length: int, lag: float) -> None:
+    first, later = choose_pairs(n_frames, length=length, lag=lag).reshape(2, length)
+    step = (n_frames - 1) / max(1, length - 1)
+    apart = set((later - first).tolist())
+    assert len(apart) == 1
+    assert apart.pop() == min(n_frames - 1, max(1, int(np.floor(lag * step + 0.5))))
+    assert (np.diff(first) >= 0).all()
+    assert first[0] >= 0
+    assert later[-1] <= n_frames - 1
+    if length > 1:
+        assert first[0] == 0
+        assert later[-1] == n_frames - 1
+        assert np.ptp(np.diff(first)) <= 1
+    with pytest.raises(ConfigError):
+        choose_pairs(n_frames, length=length, lag=0)

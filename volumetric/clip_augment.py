@@ -246,7 +246,28 @@ def select_input(clips: torch.Tensor, kind: ClipInput) -> torch.Tensor:
             return residual_frames(clips)
         case "both":
             return torch.cat([clips, residual_frames(clips)], 1)
-    raise ConfigError(
+    raise _unknown_input(kind)
+
+
+def select_of_pairs(clips: torch.Tensor, kind: ClipInput) -> torch.Tensor:
+    """The same of clips whose second half of frames are a little later than their first.
+
+    Raises:
+        ConfigError: another word.
+    """
+    frames, later = clips.chunk(2, dim=2)
+    match kind:
+        case "rgb":
+            return frames
+        case "residual":
+            return later - frames
+        case "both":
+            return torch.cat([frames, later - frames], 1)
+    raise _unknown_input(kind)
+
+
+def _unknown_input(kind: str) -> ConfigError:
+    return ConfigError(
         "unknown-input", f"{kind!r} is no input of a clip", "Use rgb, residual or both"
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from volumetric.clips import Indices, jitter_stride
+from volumetric.clips import Indices, choose_pairs, jitter_stride
 from volumetric.clips import choose_dense as dense
 from volumetric.clips import choose_segments as segments
 from volumetric.clips import choose_uniform as uniform
@@ -52,13 +52,23 @@ def choose_frames(
         return dense(n_frames, length=spec.frames, stride=stride, rng=rng)
     if spec.sampling == "segments":
         return segments(n_frames, length=spec.frames, rng=rng)
-    return choose_part(n_frames, rng, length=spec.frames, jitter=jitter)
+    return choose_part(n_frames, rng, length=spec.frames, jitter=jitter, lag=spec.lag)
 
 
 def choose_part(
-    n_frames: int, rng: np.random.Generator, *, length: int, jitter: float = 0.25
+    n_frames: int,
+    rng: np.random.Generator,
+    *,
+    length: int,
+    jitter: float = 0.25,
+    lag: float | None = None,
 ) -> Indices:
-    """Frames (length,), evenly over a random part of the clip: at least all of it but `jitter`."""
+    """Frames (length,), evenly over a random part of the clip: at least all of it but `jitter`.
+
+    With a lag pairs of frames, as `choose_pairs` has them.
+    """
     n_kept = int(rng.integers(max(1, math.ceil((1 - jitter) * n_frames)), n_frames + 1))
     start = int(rng.integers(n_frames - n_kept + 1))
+    if lag is not None:
+        return start + choose_pairs(n_kept, length=length, lag=lag)
     return start + uniform(n_kept, length=length)

@@ -73,6 +73,24 @@ def choose_uniform(n_frames: int, *, length: int) -> Indices:
     return (2 * position * (n_frames - 1) + length - 1) // (2 * (length - 1))
 
 
+def choose_pairs(n_frames: int, *, length: int, lag: float) -> Indices:
+    """Indices (2 * length,): evenly spread frames, then for each one a little later.
+
+    Later by `lag` of the step from one of them to the next, at least by a frame; so that what
+    moves fast is seen to move where the step is long. The last pair ends with the last frame. A
+    single frame is paired with itself.
+
+    Raises:
+        ConfigError: no frame or no length, or a lag that is not positive.
+    """
+    _require_frames(n_frames, length)
+    _require(lag > 0, f"a lag of {lag}", "Give a positive part of a step, such as 0.5")
+    step = (n_frames - 1) / max(1, length - 1)
+    apart = min(n_frames - 1, max(1, math.floor(lag * step + 0.5)))
+    first = choose_uniform(n_frames - apart, length=length)
+    return np.concatenate([first, first + apart])
+
+
 def choose_segments(
     n_frames: int, *, length: int, rng: np.random.Generator | None = None
 ) -> Indices:

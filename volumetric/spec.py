@@ -73,7 +73,8 @@ class ClassifierSpec:
         frames: frames the network sees at a time.
         stride: prepared frames from one of them to the next, where sampling is dense.
         sampling: how they are chosen.
-        size: pixels along both sides of what the network sees.
+        lag: differences are to a frame later by this part of a step; None: to the next chosen one.
+        size: pixels along both sides of what the network sees, or its height and width.
         fit: whether a square is cut out of the frame, or all of it is squeezed into one.
         aggregate: how a 2D network's frames become one answer.
         members: heads of a 2D network, whose answers are averaged.
@@ -98,7 +99,7 @@ class ClassifierSpec:
     frames: int
     stride: int
     sampling: Sampling
-    size: int
+    size: int | Sequence[int]
     fit: Fit
     aggregate: Aggregate
     shift: bool
@@ -107,6 +108,7 @@ class ClassifierSpec:
     mean: Sequence[float]
     std: Sequence[float]
     normalise: Normalise = "fixed"
+    lag: float | None = None
     members: int = 1
     views: int = 1
     crops: int = 1
@@ -114,6 +116,12 @@ class ClassifierSpec:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of what the network sees, in pixels."""
+        height, width = (self.size,) * 2 if isinstance(self.size, int) else self.size
+        return height, width
 
 
 @dataclass(frozen=True)
@@ -188,7 +196,7 @@ def _build_clip_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:
         _refuse_weights(spec.kind, weights)
         return small_cnn3d(n_channels, len(spec.classes))
     if spec.kind in get_args(VideoNetwork):
-        shape = (spec.frames, spec.size, spec.size)
+        shape = (spec.frames, *spec.frame_size)
         return _video_network(spec, n_channels, shape, weights)
     return slice_network(
         spec.kind,

@@ -73,7 +73,7 @@ def drawing(
         for clip in _stacked(clips):
             batch = clip.to(device)
             changes = sample_changes(batch, generator, settings=settings)
-            parts.append(augment_clips(batch, changes, size=(spec.size, spec.size)))
+            parts.append(augment_clips(batch, changes, size=spec.frame_size))
         mix = sample_mix(len(clips), generator, settings=settings)
         images, targets = mix_clips(
             torch.cat(parts), targets.to(device), mix, n_classes=len(spec.classes)
@@ -94,7 +94,9 @@ def label(
 
 def describe_protocol(run: ClassifyRun) -> dict[str, Any]:
     """How clips are tested."""
-    model = run.config.model.model_dump(include={"frames", "stride", "sampling", "size", "fit"})
+    model = run.config.model.model_dump(
+        include={"frames", "stride", "sampling", "size", "fit", "lag"}
+    )
     section = run.config.predict
     return {
         "views": 1 if run.config.model.sampling == "uniform" else section.views,

@@ -16,6 +16,8 @@ from pipeline.sections import (
     Section,
 )
 
+Side = Annotated[int, Field(ge=8)]
+
 _BY_FRAME = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
 
 
@@ -60,14 +62,24 @@ class ModelSection(Section):
     """Prepared frames from one of them to the next, where sampling is dense."""
     sampling: Literal["dense", "uniform", "segments"] = "uniform"
     """Neighbours from a random start; all of the clip, evenly; one of each of equal parts."""
-    size: Annotated[int, Field(ge=8)] = 112
-    """Pixels along both sides of what the network sees."""
+    lag: Annotated[float, Field(gt=0)] | None = None
+    """Differences are to a frame later by this part of a step; unset: to the next chosen one."""
+    size: Side | tuple[Side, Side] = 112
+    """Pixels along both sides of what the network sees; or its height and width."""
     fit: Literal["crop", "whole"] = "crop"
     """Cut a square out of the frame, or squeeze all of it into one."""
     aggregate: Literal["mean", "max", "attention", "mean_max", "conv3d"] = "mean"
     """How a 2D network's frames become one answer; see volumetric.models.heads.SliceHead."""
     shift: bool = False
     """Let a 2D network pass features from frame to frame (TSM)."""
+
+    @model_validator(mode="after")
+    def _can_show(self) -> ModelSection:
+        if self.lag is not None and (self.sampling != "uniform" or self.input == "rgb"):
+            raise ValueError("lag needs sampling uniform, and input residual or both")
+        if isinstance(self.size, tuple) and self.fit != "whole":
+            raise ValueError("a size of height and width needs fit whole: crops are square")
+        return self
 
     @model_validator(mode="after")
     def _can_freeze(self) -> ModelSection:

@@ -135,6 +135,7 @@ def protocol_text(protocol: _Result) -> str:
         return ""
     views, crops, stride = protocol["views"], protocol["crops"], protocol.get("stride", 1)
     frames, rate, size = protocol["frames"], protocol["rate"], protocol["size"]
+    height, width = (size, size) if isinstance(size, int) else size
     how = {"uniform": "spread evenly over the clip", "segments": "one of each of equal parts"}
     chosen = how.get(str(protocol["sampling"]))
     if chosen is None:
@@ -151,7 +152,7 @@ def protocol_text(protocol: _Result) -> str:
         f"Tested on {views} {'view' if views == 1 else 'views'} {_TIMES} {crops} "
         f"{'crop' if crops == 1 else 'crops'} of each clip{averaged}. A view is {frames} "
         f"{seen.get(str(protocol.get('input')), 'frames')} ({chosen}) at {rate:g} frames a second, "
-        f"{size} {_TIMES} {size} px {fit} the frame."
+        f"{height} {_TIMES} {width} px {fit} the frame."
     )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from volumetric.clip_augment import crop_clips, normalise, select_input
-from volumetric.clips import Box, crop_boxes, view_indices
+from volumetric.clip_augment import crop_clips, normalise, select_input, select_of_pairs
+from volumetric.clips import Box, choose_pairs, crop_boxes, view_indices
 from volumetric.model import Model
 from volumetric.spec import ClassifierSpec, ScanClassifierSpec
 
@@ -36,14 +36,19 @@ class ClipScores:
 
 
 def present(clips: torch.Tensor, spec: ClassifierSpec) -> torch.Tensor:
-    """What the network is shown, float32 (B, C, D, H, W), of clips from 0 to 255."""
+    """What the network is shown, float32 (B, C, D, H, W), of clips from 0 to 255.
+
+    Where the specification has a lag, the second half of the clips' frames are those that the
+    first half's differences are to.
+    """
+    select = select_input if spec.lag is None else select_of_pairs
     if spec.normalise == "fixed":
-        return select_input(normalise(clips, mean=spec.mean, std=spec.std), spec.input)
+        return select(normalise(clips, mean=spec.mean, std=spec.std), spec.input)
     x = clips.to(torch.float32)
     x = x - x.mean((2, 3, 4), keepdim=True)
     # A clip of one colour has no contrast that could be raised: all it shows is zero.
     spread = x.square().mean((2, 3, 4), keepdim=True).sqrt().clamp_min(_LEAST_SPREAD)
-    return select_input(x / spread, spec.input)
+    return select(x / spread, spec.input)
 
 
 @torch.inference_mode()
@@ -81,6 +86,8 @@ def classify_clip(
 
 def choose_views(n_frames: int, *, spec: ClassifierSpec, views: int) -> list[NDArray[np.int64]]:
     """Frames of each view; one view where sampling is uniform, since all of it is seen."""
+    if spec.lag is not None:
+        return [choose_pairs(n_frames, length=spec.frames, lag=spec.lag)]
     views = 1 if spec.sampling == "uniform" else views
     return view_indices(
         n_frames, length=spec.frames, views=views, stride=spec.stride, sampling=spec.sampling
@@ -104,7 +111,7 @@ def probabilities_of(
 
 def show_clips(clips: torch.Tensor, spec: ClassifierSpec, boxes: torch.Tensor) -> torch.Tensor:
     """What the network is shown of clips (B, C, D, H, W), of each the box (B, 4)."""
-    return present(crop_clips(clips, boxes, size=(spec.size, spec.size)), spec)
+    return present(crop_clips(clips, boxes, size=spec.frame_size), spec)
 
 
 def show_clip(clip: torch.Tensor, spec: ClassifierSpec) -> torch.Tensor:

@@ -125,7 +125,7 @@ def _scaled(chunks: Iterable[Volume], model: Model[ClassifierSpec]) -> Iterator[
         clip = chunk.data[None].to(device)
         height, width = clip.shape[3:]
         box = torch.tensor(frame_boxes(height, width, spec=spec, crops=1), device=device)
-        yield crop_clips(clip, box, size=(spec.size, spec.size))[0]
+        yield crop_clips(clip, box, size=spec.frame_size)[0]
 
 
 def _windows(parts: Iterator[torch.Tensor], length: int, step: int) -> Iterator[_Window]:
