@@ -120,10 +120,11 @@ def sequential(path: Path, numbers: list[int]) -> torch.Tensor:
 def stream(folder: Path, minutes: float) -> None:
     """Print how fast a long recording is streamed and how much memory that takes over time."""
     path = make(folder / "long.mp4", 60 * minutes)
+    before = held_mb()
     started = time.perf_counter()
     probe = probe_video(path)
     print(f"probed {probe.n_frames} frames in {time.perf_counter() - started:.0f} s")
-    before = held_mb()
+    probed = held_mb()
     started, n_frames, seen = time.perf_counter(), 0, []
     for chunk in stream_clip(path, size=SIZE, probe=probe):
         n_frames += chunk.shape[0]
@@ -131,7 +132,8 @@ def stream(folder: Path, minutes: float) -> None:
     took = time.perf_counter() - started
     tenths = seen[:: max(1, len(seen) // 10)]
     print(f"streamed at {n_frames / took:.0f} frames/s, {n_frames / took / 25:.0f} times real time")
-    print(f"memory of this process and its decoders: {before:.0f} MB before, then MB by tenths:")
+    print("memory of this process and its decoders, in MB:")
+    print(f"  {before:.0f} before, {probed:.0f} after probing, then while streaming, by tenths:")
     print("  " + " ".join(f"{mb:.0f}" for mb in tenths), f"largest {max(seen):.0f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"  peak of this process since its start: {peak:.0f} MB")

@@ -6,7 +6,8 @@ Writes videos whose frames carry their number, and asks each reader for 65 rando
 32 successive frames of each. Prints a table in Markdown: wrong frames of 113, "+ n err" where it
 raised, "hung" after 60 s. Frames the file no longer holds (those cut off) are asked for only where
 ours decoded them; of these, ours refuses the damaged ones ("+ n refused"). Every reader runs in a
-process of its own for each file, as some hang or crash. OpenCV joins where it is installed.
+process of its own for each file, as some hang or crash. OpenCV and torchcodec join where they are
+installed: `make peers`, FFmpeg's libraries (Debian: ffmpeg), then .venv-peers/bin/python.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def main() -> None:
     if arguments.reader:
         print("\n" + json.dumps(ask(arguments.reader, arguments.path, arguments.numbers)))
         return
-    readers = [name for name in _READERS if name != "OpenCV" or importlib.util.find_spec("cv2")]
+    lacking = {name for name, module in _MAYBE.items() if not importlib.util.find_spec(module)}
+    readers = [name for name in _READERS if name not in lacking]
     print(f"| family | {' | '.join(readers)} |\n|---|{'---|' * len(readers)}")
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.families or FAMILIES:
@@ -150,10 +152,19 @@ def open_opencv(path: Path) -> Iterator[Read]:
     yield read
 
 
+def open_torchcodec(path: Path) -> Iterator[Read]:
+    from torchcodec.decoders import VideoDecoder
+
+    decoder = VideoDecoder(path, dimension_order="NHWC")
+    yield lambda number: decoder[number].numpy()
+
+
+_MAYBE = {"OpenCV": "cv2", "torchcodec": "torchcodec"}
 _READERS: dict[str, Callable[[Path], Iterator[Read]]] = {
     "decord2": open_decord,
     "PyAV seek": open_pyav,
     "OpenCV": open_opencv,
+    "torchcodec": open_torchcodec,
     "ours": open_ours,
 }
 
