@@ -19,7 +19,8 @@ from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
 _ALL = "all"  # the pseudo class: every case, or the mean over classes
-_HEADLINE = ("top1", "balanced_accuracy", "f1", "average_precision", "auroc")
+_HEADLINE = ("top1", "balanced_accuracy", "f1", "auroc")
+_HEADLINE_MANY = ("average_precision", "auroc")  # several labels a case
 _MEANS = ("f1", "auroc", "average_precision")  # of classes, where "all" is asked for
 _MOST_BARS = 5
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -166,7 +167,7 @@ def _headline(metrics: _Result) -> list[dict[str, Any]]:
             "value": scores.number(summary.get("mean"), metric, reason=summary.get("reason")),
             "interval": scores.interval(summary, metric),
         }
-        for metric in _HEADLINE
+        for metric in (_HEADLINE if "top1" in metrics else _HEADLINE_MANY)
         if (summary := metrics.get(metric, {}).get(_ALL)) is not None
     ]
 
