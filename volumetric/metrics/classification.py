@@ -222,8 +222,8 @@ def check_probabilities(
     return scores, truth.astype(np.int64)
 
 
-def check_classes(classes: Sequence[str], n_columns: int) -> None:
-    """Refuse, by a ConfigError, names that do not name each column once."""
+def check_classes(classes: Sequence[str], n_columns: int) -> Sequence[str]:
+    """The names, once they are proven to name each column once; else a ConfigError."""
     if len(classes) != n_columns or len(set(classes)) < n_columns or ALL in classes:
         raise ConfigError(
             "bad-classes",
@@ -231,6 +231,7 @@ def check_classes(classes: Sequence[str], n_columns: int) -> None:
             f"columns{', one of them named all' if ALL in classes else ''}",
             'Name each column once, none of them "all"',
         )
+    return classes
 
 
 def _statistic_one(scores: _Array, truth: NDArray[np.int64], classes: Sequence[str]) -> Statistic:
