@@ -45,7 +45,7 @@ _Rows = NDArray[np.bool_]
 
 _LEAST = 1e-12  # of a probability, or one sure mistake makes the mean infinite
 _BINNINGS: tuple[Binning, ...] = ("mass", "width")
-BIASED = "biased upwards by the number of cases: resampling does not bracket it"
+_BIASED = "biased upwards by the number of cases: resampling does not bracket it"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def score_calibration(
         if truth.ndim == 2:
             errors.append(float(np.mean(errors)))
         found[f"ece_{equal}"] = {
-            name: Interval(error, None, None, len(truth), BIASED)
+            name: Interval(error, None, None, len(truth), _BIASED)
             for name, error in zip(names, errors, strict=True)
         }
     return found
