@@ -21,8 +21,9 @@ def describe_choices(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
     before, after = results.get("metrics") or {}, temperature.get("metrics") or {}
     thresholds = results.get("thresholds") or {}
     return {
-        "reliability": _diagrams(results.get("reliability") or {}, "as predicted"),
-        "reliability_scaled": _diagrams(temperature.get("reliability") or {}, "with temperature"),
+        "reliability": _diagrams(
+            results.get("reliability") or {}, temperature.get("reliability") or {}
+        ),
         "calibration": [
             {
                 "name": f"{scores.metric_name(metric)}{of_class}",
@@ -51,16 +52,17 @@ def _cell(summary: _Result | None, metric: str) -> dict[str, Any] | None:
     if summary is None:
         return None
     value = scores.number(summary.get("mean"), metric, reason=summary.get("reason"))
-    known = summary.get("ci_low") is not None
-    return {"value": value, "interval": scores.interval(summary, metric) if known else ""}
+    return {"value": value, "interval": scores.known_interval(summary, metric)}
 
 
-def _diagrams(bins: Mapping[str, Any], what: str) -> list[tuple[str, Markup]]:
+def _diagrams(before: _Result, after: _Result) -> list[tuple[str, Markup]]:
+    """Titles and diagrams: of all, or of each label, what was predicted beside what was scaled."""
     drawn = []
-    for name, found in bins.items():
-        title = what if name == _ALL else f"{name}, {what}"
-        if (chart := reliability_plot(found, title=title)) is not None:
-            drawn.append((title, chart))
+    for name in before:
+        for bins, what in ((before, "as predicted"), (after, "with temperature")):
+            title = what.capitalize() if name == _ALL else f"{name}, {what}"
+            if (chart := reliability_plot(bins.get(name, []), title=title)) is not None:
+                drawn.append((title, chart))
     return drawn
 
 

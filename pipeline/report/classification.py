@@ -207,7 +207,7 @@ def _tables(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
         {
             "name": _overall_name(metric, metrics[metric]),
             "cells": [
-                _cell(table.get(metric, {}).get(_ALL), metric)
+                _cell(table.get(metric, {}).get(_ALL), metric, _ALL)
                 for table in ((metrics, of_views) if several and of_views else (metrics,))
             ],
         }
@@ -220,7 +220,7 @@ def _tables(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
         "levels": ["Clips", "Single views"] if several and of_views else ["Clips"],
         "class_metrics": [scores.metric_name(metric) for metric in by_class],
         "classes": [
-            {"name": label, "cells": [_cell(metrics[m].get(label), m) for m in by_class]}
+            {"name": label, "cells": [_cell(metrics[m].get(label), m, label) for m in by_class]}
             for label in labels
             if by_class
         ],
@@ -232,11 +232,14 @@ def _tables(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _cell(summary: _Result | None, metric: str) -> dict[str, Any] | None:
+def _cell(summary: _Result | None, metric: str, name: str) -> dict[str, Any] | None:
     if summary is None:
         return None
     value = scores.number(summary.get("mean"), metric, reason=summary.get("reason"))
-    return {"value": value, "interval": scores.interval(summary, metric), "n": summary.get("n")}
+    # No class's calibration error has an interval: said once, of all of them.
+    whole = name == _ALL or not metric.startswith("ece")
+    interval = (scores.interval if whole else scores.known_interval)(summary, metric)
+    return {"value": value, "interval": interval, "n": summary.get("n")}
 
 
 def _verdict(case: _Result) -> str:

@@ -96,6 +96,12 @@ def interval(summary: Mapping[str, Any], metric: str) -> Markup:
     return pattern.format(low, number_text(low, metric), high, number_text(high, metric))
 
 
+def known_interval(summary: Mapping[str, Any], metric: str) -> Markup:
+    """The interval of a mean, nothing where there is none."""
+    ends = known(summary.get("ci_low")), known(summary.get("ci_high"))
+    return Markup("") if None in ends else interval(summary, metric)
+
+
 def class_names(results: Mapping[str, Any], classes: Mapping[int, str]) -> list[str]:
     """Names of the classes, declared ones first, then any other that has scores; without mean."""
     names = [name for value, name in sorted(classes.items()) if value != 0]
