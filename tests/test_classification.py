@@ -25,6 +25,7 @@ from tests.waking import wake
 from volumetric.cases import Case, write_cases
 from volumetric.errors import ConfigError, ManifestError, OutputError
 from volumetric.io.video import write_video
+from volumetric.metrics import youden_threshold
 from volumetric.model import load_classifier, load_classifier_spec, load_model
 
 TWO = ("slow to the right", "very fast to the left")
@@ -122,6 +123,46 @@ def test_from_files_to_results(once: Run[Any]) -> None:
     with (once.folder / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [case.id for case in held_out]
+
+
+def test_with_one_fold_nothing_is_chosen_on_it(finished: Run[Any]) -> None:
+    results = read_json(finished.folder / "results.json")
+    for choice in results["thresholds"]["0"].values():
+        assert choice["value"] == 0.5
+        assert "another fold" in choice["reason"]
+    temperature = results["temperature"]
+    assert (temperature["folds"], temperature["reliability"]) == (None, {})
+    assert temperature["metrics"]["nll"]["all"]["mean"] is None
+    assert "one fold only" in temperature["metrics"]["nll"]["all"]["reason"]
+    page = find_stages(finished).report(finished).read_text(encoding="utf-8")
+    assert "No temperature was fitted: one fold only" in page
+
+
+def test_each_fold_is_judged_by_what_the_other_chose(finished: Run[Any]) -> None:
+    go(finished, 1)
+    results = read_json(finished.folder / "results.json")
+    of_fold = {fold: [case for case in results["cases"] if case["fold"] == fold] for fold in (0, 1)}
+    assert [len(cases) for cases in of_fold.values()] == [6, 6]
+    hits = 0
+    for fold, other in ((0, 1), (1, 0)):
+        scores = [case["probabilities"][TWO[0]] for case in of_fold[other]]
+        own = [case["truth"] == [TWO[0]] for case in of_fold[other]]
+        choice = results["thresholds"][str(fold)][TWO[0]]
+        assert choice["value"] == (youden_threshold(scores, own) or 0.5)
+        hits += sum(
+            case["probabilities"][TWO[0]] >= choice["value"]
+            for case in of_fold[fold]
+            if case["truth"] == [TWO[0]]
+        )
+    assert results["metrics"]["sensitivity"][TWO[0]]["mean"] == pytest.approx(hits / 6)
+    temperature = results["temperature"]
+    assert list(temperature["folds"]) == ["0", "1"]
+    assert all(folds["all"]["value"] > 0 for folds in temperature["folds"].values())
+    assert temperature["metrics"]["nll"]["all"]["mean"] is not None
+    assert sum(one["n"] for one in temperature["reliability"]["all"]) == 12
+    page = find_stages(finished).report(finished).read_text(encoding="utf-8")
+    assert "Calibration with temperature" in page
+    assert repr(temperature["folds"]["1"]["all"]["value"]) in page
 
 
 def test_a_broken_clip_is_set_apart_and_the_rest_goes_on(once: Run[Any]) -> None:
@@ -314,6 +355,10 @@ def test_several_labels_a_clip(clips: Path, tmp_path: Path) -> None:
     assert results["multi_label"]
     assert results["metrics"]["average_precision"]["all"]["mean"] is not None
     assert results["confusion"] is None
+    for metric in ("sensitivity", "specificity", "accuracy", "f1", "nll", "brier"):
+        assert set(results["metrics"][metric]) == {*TWO, "all"}
+        assert results["metrics"][metric]["all"]["mean"] is not None
+    assert set(results["reliability"]) == set(TWO)
     find_stages(run).report(run)
 
 

@@ -67,7 +67,11 @@ def test_scores_equal_those_of_scikit_learn(seed):
         expected["recall", name] = recall[number]
         expected["precision", name] = precision[number]
         expected["f1", name] = f1[number]
-        expected["auroc", name] = oracle.roc_auc_score(labels == number, probabilities[:, number])
+        own = labels == number, probabilities[:, number]
+        expected["auroc", name] = oracle.roc_auc_score(*own)
+        expected["average_precision", name] = oracle.average_precision_score(*own)
+    areas = [expected["average_precision", name] for name in NAMES]
+    expected["average_precision", "all"] = np.mean(areas)
     assert means(got) == pytest.approx(expected, abs=1e-12)
     assert got["recall"]["class 2"].n == (labels == 2).sum()
     assert got["precision"]["class 2"].n == (found == 2).sum()

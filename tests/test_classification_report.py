@@ -132,7 +132,7 @@ def _results(ids: list[str], labels: list[str]) -> dict:
             "counts": confusion.counts.tolist(),
             "ids": {"|".join(pair): list(names) for pair, names in confusion.ids.items()},
         },
-        "reliability": [asdict(one) for one in bin_reliability(means, truth, n_bins=4)],
+        "reliability": {"all": [asdict(one) for one in bin_reliability(means, truth, n_bins=4)]},
         "notes": ["a note & more"],
         "cases": [
             {
@@ -365,7 +365,7 @@ def test_several_labels_a_case(run):
     rng = np.random.default_rng(5)
     truth, chances = np.eye(3, dtype=int)[np.arange(12) % 3], rng.uniform(size=(12, 3))
     truth[0] = 0
-    results = _results(IDS, LABELS) | {"multi_label": True, "confusion": None, "reliability": []}
+    results = _results(IDS, LABELS) | {"multi_label": True, "confusion": None, "reliability": {}}
     metrics = score_classification(chances, truth, classes=LABELS, resampling=FEW)
     results |= {"metrics": _plain(metrics), "view_metrics": {}}
     for case, row, own in zip(results["cases"], chances, truth, strict=True):

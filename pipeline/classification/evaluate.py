@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.classification.choices import (
+    Judged,
+    calibrate,
+    draw_bins,
+    plain_scores,
+    score_at_thresholds,
+    score_scaled,
+)
 from pipeline.classification.medium import find_medium
 from pipeline.classification.predict import predicted_cases, prediction_path
 from pipeline.classification.train import target_of
@@ -19,7 +26,6 @@ from pipeline.results import note_few_subjects
 from pipeline.run import LabelRun, forget
 from volumetric.cases import Case
 from volumetric.errors import OutputError
-from volumetric.metrics.calibration import bin_reliability, score_calibration
 from volumetric.metrics.classification import count_confusion, score_classification
 from volumetric.metrics.resampling import Resampling
 
@@ -74,39 +80,52 @@ def _protocol(run: LabelRun, scored: Scored) -> dict[str, Any]:
 
 def _scores(run: LabelRun, labelled: Scored) -> dict[str, Any]:
     """Metrics at the level of videos, where views are averaged, and of single views."""
-    labels, multi = run.data_set.labels, run.data_set.multi_label
-    cases = [case for case, _ in labelled]
-    probabilities = np.array([list(found["probabilities"].values()) for _, found in labelled])
-    truth = _truth(run, cases)
-    section = run.config.evaluate
-    resampling = Resampling(section.resamples, run.config.seed, section.confidence)
-    subjects = [case.subject for case in cases]
-    how: dict[str, Any] = {"subjects": subjects, "resampling": resampling}
-    metrics = score_classification(probabilities, truth, classes=labels, **how)
+    judged = _judge(run, labelled)
+    how: dict[str, Any] = {"classes": judged.labels, "resampling": judged.resampling}
+    metrics = score_classification(
+        judged.probabilities, judged.truth, subjects=judged.subjects, **how
+    )
+    at_thresholds, thresholds = score_at_thresholds(judged)
+    metrics |= at_thresholds | calibrate(judged, judged.probabilities)
     views = [np.array(found["views"]) for _, found in labelled]
     counts = [len(one) for one in views]
-    view_how = {**how, "subjects": list(np.repeat(subjects, counts))}
     view_metrics = score_classification(
-        np.concatenate(views), np.repeat(truth, counts, axis=0), classes=labels, **view_how
+        np.concatenate(views),
+        np.repeat(judged.truth, counts, axis=0),
+        subjects=list(np.repeat(judged.subjects, counts)),
+        **how,
     )
-    result: dict[str, Any] = {"confusion": None, "reliability": []}
-    if not multi:
-        metrics |= score_calibration(probabilities, truth, **how)
-        confusion = count_confusion(
-            probabilities, truth, classes=labels, ids=[case.id for case in cases]
-        )
-        ids = {f"{one}|{other}": list(names) for (one, other), names in confusion.ids.items()}
-        result["confusion"] = {"counts": confusion.counts.tolist(), "ids": ids}
-        bins = bin_reliability(probabilities, truth, n_bins=min(10, max(1, len(cases) // 10)))
-        result["reliability"] = [asdict(one) for one in bins]
-    return {"metrics": _plain(metrics), "view_metrics": _plain(view_metrics), **result}
-
-
-def _plain(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return {
-        metric: {name: asdict(interval) for name, interval in by_class.items()}
-        for metric, by_class in metrics.items()
+        "metrics": plain_scores(metrics),
+        "view_metrics": plain_scores(view_metrics),
+        "confusion": None if run.data_set.multi_label else _confusion(judged),
+        "reliability": draw_bins(judged, judged.probabilities),
+        "thresholds": thresholds,
+        "temperature": score_scaled(judged),
     }
+
+
+def _judge(run: LabelRun, labelled: Scored) -> Judged:
+    cases = [case for case, _ in labelled]
+    section = run.config.evaluate
+    return Judged(
+        np.array([list(found["probabilities"].values()) for _, found in labelled]),
+        _truth(run, cases),
+        run.data_set.labels,
+        cases,
+        Resampling(section.resamples, run.config.seed, section.confidence),
+    )
+
+
+def _confusion(judged: Judged) -> dict[str, Any]:
+    confusion = count_confusion(
+        judged.probabilities,
+        judged.truth,
+        classes=judged.labels,
+        ids=[case.id for case in judged.cases],
+    )
+    ids = {f"{one}|{other}": list(names) for (one, other), names in confusion.ids.items()}
+    return {"counts": confusion.counts.tolist(), "ids": ids}
 
 
 def _truth(run: LabelRun, cases: Sequence[Case]) -> NDArray[np.int64]:

@@ -8,10 +8,11 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.report import scores
+from pipeline.report.choices import describe_choices
 from pipeline.report.confusion import commonest_share, draw_confusion, worst_pairs
 from pipeline.report.filmstrip import Film, Lane, draw_chances, draw_film, draw_lanes
 from pipeline.report.page import anchor
-from pipeline.report.plots import reliability_plot, training_plots, truth_plot
+from pipeline.report.plots import training_plots, truth_plot
 from pipeline.report.record import Record, command_text, read_record, spent_text
 from pipeline.report.template import write_page
 from pipeline.report.wording import humanise, known
@@ -19,8 +20,8 @@ from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
 _ALL = "all"  # the pseudo class: every case, or the mean over classes
-_HEADLINE = ("top1", "balanced_accuracy", "f1", "average_precision", "auroc")
-_MEANS = ("f1", "auroc", "average_precision")  # of classes, where "all" is asked for
+_HEADLINE = ("top1", "balanced_accuracy", "f1", "auroc")
+_HEADLINE_MANY = ("average_precision", "auroc")  # several labels a case
 _MOST_BARS = 5
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -86,7 +87,6 @@ def _context(
         for name in (str(case["id"]) for case in ordered)
     }
     confusion, metrics = results.get("confusion"), results.get("metrics") or {}
-    bins = results.get("reliability") or []
     return {
         "record": record,
         "multi_label": bool(results.get("multi_label")),
@@ -99,7 +99,7 @@ def _context(
         **_tables(results, labels),
         "confusion": confusion and draw_confusion(confusion, labels, links),
         "mistakes": worst_pairs(confusion, labels) if confusion else [],
-        "reliability": reliability_plot(bins),
+        **describe_choices(results, labels),
         "strips": truth_plot(ordered, labels, links),
         "trainings": training_plots(record.history),
         "cases": [
@@ -180,18 +180,18 @@ def _baseline(confusion: _Result | None, labels: Sequence[str]) -> str:
 def _headline(metrics: _Result) -> list[dict[str, Any]]:
     return [
         {
-            "label": _overall_name(metric),
+            "label": _overall_name(metric, metrics[metric]),
             "value": scores.number(summary.get("mean"), metric, reason=summary.get("reason")),
             "interval": scores.interval(summary, metric),
         }
-        for metric in _HEADLINE
+        for metric in (_HEADLINE if "top1" in metrics else _HEADLINE_MANY)
         if (summary := metrics.get(metric, {}).get(_ALL)) is not None
     ]
 
 
-def _overall_name(metric: str) -> str:
+def _overall_name(metric: str, by_class: _Result) -> str:
     name = scores.metric_name(metric)
-    return f"{name}, mean of classes" if metric in _MEANS else name
+    return f"{name}, mean of classes" if len(by_class) > 1 else name
 
 
 def _facts(record: Record, ordered: Sequence[_Result]) -> list[tuple[str, str, str]]:
@@ -223,9 +223,9 @@ def _tables(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
     several = any(len(case.get("views") or []) > 1 for case in results.get("cases") or [])
     overall = [
         {
-            "name": _overall_name(metric),
+            "name": _overall_name(metric, metrics[metric]),
             "cells": [
-                _cell(table.get(metric, {}).get(_ALL), metric)
+                _cell(table.get(metric, {}).get(_ALL), metric, _ALL)
                 for table in ((metrics, of_views) if several and of_views else (metrics,))
             ],
         }
@@ -239,7 +239,7 @@ def _tables(results: _Result, labels: Sequence[str]) -> dict[str, Any]:
         "levels": [level, "Single views"] if several and of_views else [level],
         "class_metrics": [scores.metric_name(metric) for metric in by_class],
         "classes": [
-            {"name": label, "cells": [_cell(metrics[m].get(label), m) for m in by_class]}
+            {"name": label, "cells": [_cell(metrics[m].get(label), m, label) for m in by_class]}
             for label in labels
             if by_class
         ],
@@ -255,11 +255,14 @@ def _is_of_scans(results: _Result) -> bool:
     return results.get("task") == "classify_scans"
 
 
-def _cell(summary: _Result | None, metric: str) -> dict[str, Any] | None:
+def _cell(summary: _Result | None, metric: str, name: str) -> dict[str, Any] | None:
     if summary is None:
         return None
     value = scores.number(summary.get("mean"), metric, reason=summary.get("reason"))
-    return {"value": value, "interval": scores.interval(summary, metric), "n": summary.get("n")}
+    # No class's calibration error has an interval: said once, of all of them.
+    whole = name == _ALL or not metric.startswith("ece")
+    interval = (scores.interval if whole else scores.known_interval)(summary, metric)
+    return {"value": value, "interval": interval, "n": summary.get("n")}
 
 
 def _verdict(case: _Result) -> str:

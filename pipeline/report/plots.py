@@ -124,7 +124,7 @@ def truth_plot(cases: Cases, names: Sequence[str], links: Mapping[str, str]) -> 
     return draw_strips(strips, label="Probability of the true class", top=1.0, linked=linked)
 
 
-def reliability_plot(bins: Sequence[Mapping[str, Any]]) -> Markup | None:
+def reliability_plot(bins: Sequence[Mapping[str, Any]], *, title: str) -> Markup | None:
     """Accuracy against confidence of the bins that hold a case; None without any."""
     found = [
         (confidence, accuracy, int(one["n"]))
@@ -132,7 +132,7 @@ def reliability_plot(bins: Sequence[Mapping[str, Any]]) -> Markup | None:
         if (confidence := known(one.get("confidence"))) is not None
         and (accuracy := known(one.get("accuracy"))) is not None
     ]
-    label = "Reliability: fraction right against mean confidence"
+    label = f"Reliability, {title}: fraction right against mean confidence"
     return draw_reliability(found, label=label) if found else None
 
 

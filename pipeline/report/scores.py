@@ -22,12 +22,15 @@ _NAMES = {
     "volume_difference_ml": ("Volume, difference", "Prediction minus truth; 0 is no difference."),
     "top1": ("Top-1", "Part of the cases whose most probable class is the true one."),
     "top5": ("Top-5", "Part of the cases with the true class among the five most probable."),
-    "balanced_accuracy": ("Balanced accuracy", "Mean of the recalls of the classes."),
+    "balanced_accuracy": ("Balanced accuracy", "Mean recall: of the classes, or of both sides."),
     "recall": ("Recall", "Part of a class\u2019s cases that were found."),
     "precision": ("Precision", "Part of the cases taken for a class that are of it."),
     "f1": ("F1", "Harmonic mean of recall and precision, 0 to 1."),
     "auroc": ("AUROC", "How well probabilities rank a class above the others; 0.5 is chance."),
     "average_precision": ("AP", "Area under precision over recall, 0 to 1."),
+    "accuracy": ("Accuracy", "Part of the cases called right: of the class, or not of it."),
+    "sensitivity": ("Sensitivity", "Part of a class\u2019s cases called so, at the threshold."),
+    "specificity": ("Specificity", "Part of the other cases not called so, at the threshold."),
     "nll": ("NLL", "Mean of \u2212ln of the true class\u2019s probability; 0 is perfect."),
     "brier": ("Brier score", "Mean squared error of the probabilities, 0 (perfect) to 2."),
     "ece_mass": ("ECE, equal counts", "Mean gap of confidence and accuracy; few cases raise it."),
@@ -36,7 +39,8 @@ _NAMES = {
 _SIGNED = ("volume_difference_ml",)
 _FRACTIONS = (
     *("dice", "iou", "nsd", "top1", "top5", "balanced_accuracy", "recall", "precision", "f1"),
-    *("auroc", "average_precision", "nll", "brier", "ece_mass", "ece_width", "probability"),
+    *("accuracy", "sensitivity", "specificity", "auroc", "average_precision", "nll", "brier"),
+    *("ece_mass", "ece_width", "probability"),
 )
 
 
@@ -90,6 +94,12 @@ def interval(summary: Mapping[str, Any], metric: str) -> Markup:
         return Markup('<span class="none">{}</span>').format(why)
     pattern = Markup('<data value="{!r}">{}</data> to <data value="{!r}">{}</data>')
     return pattern.format(low, number_text(low, metric), high, number_text(high, metric))
+
+
+def known_interval(summary: Mapping[str, Any], metric: str) -> Markup:
+    """The interval of a mean, nothing where there is none."""
+    ends = known(summary.get("ci_low")), known(summary.get("ci_high"))
+    return Markup("") if None in ends else interval(summary, metric)
 
 
 def class_names(results: Mapping[str, Any], classes: Mapping[int, str]) -> list[str]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from volumetric.metrics.calibration import (
     ReliabilityBin,
-    apply_temperature,
     bin_reliability,
-    fit_temperature,
     score_calibration,
 )
 from volumetric.metrics.classification import (
@@ -14,6 +12,7 @@ from volumetric.metrics.classification import (
     average_views,
     count_confusion,
     score_classification,
+    score_statistic,
 )
 from volumetric.metrics.localisation import Match, match_segments, score_localisation
 from volumetric.metrics.resampling import Resampling, bootstrap_statistic
@@ -25,9 +24,24 @@ from volumetric.metrics.statistics import (
     bootstrap_mean,
     paired_difference,
 )
+from volumetric.metrics.temperature import (
+    apply_temperature,
+    choose_temperatures,
+    fit_temperature,
+    scale_probabilities,
+    two_sided,
+)
+from volumetric.metrics.thresholds import (
+    Choice,
+    call_classes,
+    choose_thresholds,
+    threshold_statistic,
+    youden_threshold,
+)
 
 __all__ = [
     "CaseScores",
+    "Choice",
     "Confusion",
     "Interval",
     "Match",
@@ -40,16 +54,24 @@ __all__ = [
     "bin_reliability",
     "bootstrap_mean",
     "bootstrap_statistic",
+    "call_classes",
+    "choose_temperatures",
+    "choose_thresholds",
     "count_confusion",
     "dice_of_label",
     "fit_temperature",
     "match_segments",
     "merge_segments",
     "paired_difference",
+    "scale_probabilities",
     "score_calibration",
     "score_classification",
     "score_localisation",
     "score_masks",
+    "score_statistic",
     "smooth_windows",
     "temporal_iou",
+    "threshold_statistic",
+    "two_sided",
+    "youden_threshold",
 ]

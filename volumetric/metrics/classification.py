@@ -10,8 +10,9 @@ the means: only then are numbers comparable with those of papers. Definitions:
 - f1: of a class, 2 TP / (2 TP + FP + FN); "all" is their mean (macro-F1).
 - balanced_accuracy: mean recall over classes (mean class accuracy).
 - auroc: of a class against the rest (Hanley & McNeil, Radiology 1982); "all" is their mean.
-- average_precision: of a class, without interpolation; "all" is their mean (mAP).
+- average_precision: of a class against the rest, without interpolation; "all" is their mean (mAP).
 
+What needs a threshold, as sensitivity and specificity do, is in `volumetric.metrics.thresholds`.
 Means over classes are over those that occur in the truth. In a resample that holds no case of a
 class, they are over the others.
 """
@@ -32,10 +33,25 @@ from volumetric.metrics.statistics import Interval, check_lengths
 
 _Array = NDArray[np.float64]
 _Labels = NDArray[np.integer[Any]]
-_Key = tuple[str, str]  # metric, class
 
 ALL = "all"
+_MOST_TOP5 = 5  # classes: with so few, or fewer, the true one is always among five
 _SUM_SLACK = 1e-2  # half precision over hundreds of classes; logits miss by far more
+
+
+@dataclass(frozen=True, eq=False)
+class Statistic:
+    """Scores of cases that can be drawn again and again, see `bootstrap_statistic`.
+
+    Attributes:
+        keys: (metric, class name or "all") of each number.
+        measure: weights (rows, n_cases) -> numbers (rows, n_keys), NaN where not defined.
+        counts: how many cases are behind the number of a key; those not named, behind all.
+    """
+
+    keys: tuple[tuple[str, str], ...]
+    measure: Callable[[_Array], _Array]
+    counts: Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +83,7 @@ def score_classification(
     of columns; or, for several labels a case, each probability is one of its own and `labels`
     (n_cases, n_classes) are 0 or 1. `classes` names the columns; `subjects` says whose each case
     is. Metrics, defined at the top of this module: top1, top5, balanced_accuracy, recall,
-    precision, f1 and auroc; for several labels a case, average_precision and auroc.
+    precision, f1, average_precision and auroc; for several labels a case, the last two.
 
     `n` is the number of cases behind a value: all of them, those of the class, or for precision
     those predicted as it. What is not defined is None with a reason, as recall of a class that
@@ -78,11 +94,51 @@ def score_classification(
             classes of one name or named "all".
         LabelError: labels that name no column, or that are neither 0 nor 1.
     """
+    found = classification_statistic(probabilities, labels, classes=classes)
+    n_cases = len(np.asarray(labels))
+    scores = score_statistic(found, n_cases, subjects=subjects, resampling=resampling)
+    if np.ndim(labels) == 1 and len(classes) <= _MOST_TOP5:
+        reason = f"among five of {len(classes)} classes the true one always is"
+        scores["top5"] = {ALL: Interval(None, None, None, n_cases, reason)}
+    return scores
+
+
+def classification_statistic(
+    probabilities: ArrayLike, labels: ArrayLike, *, classes: Sequence[str]
+) -> Statistic:
+    """What `score_classification` scores, to be drawn anew.
+
+    Raises:
+        ConfigError, LabelError: as `score_classification`.
+    """
     scores, truth = check_probabilities(probabilities, labels)
-    _check_classes(classes, scores.shape[1])
-    if truth.ndim == 2:
-        return _score_many(scores, truth.astype(bool), classes, subjects, resampling)
-    return _score_one(scores, truth, classes, subjects, resampling)
+    check_classes(classes, scores.shape[1])
+    return (_statistic_many if truth.ndim == 2 else _statistic_one)(scores, truth, classes)
+
+
+def score_statistic(
+    statistic: Statistic,
+    n_cases: int,
+    *,
+    subjects: Sequence[str] | None = None,
+    resampling: Resampling = USUAL,
+) -> dict[str, dict[str, Interval]]:
+    """Metric -> class name or "all" -> value with its interval, `n` and a reason for None.
+
+    Raises:
+        ConfigError: `subjects` of another length.
+    """
+    intervals = bootstrap_statistic(
+        statistic.measure, n_cases, subjects=subjects, resampling=resampling
+    )
+    scores: dict[str, dict[str, Interval]] = {}
+    for (metric, name), interval in zip(statistic.keys, intervals, strict=True):
+        n = statistic.counts.get((metric, name), n_cases)
+        reason = interval.reason
+        if interval.mean is None:
+            reason = undefined_reason(metric, name, n)
+        scores.setdefault(metric, {})[name] = replace(interval, n=n, reason=reason)
+    return scores
 
 
 def average_views(probabilities: ArrayLike, videos: Sequence[str]) -> dict[str, _Array]:
@@ -110,7 +166,7 @@ def count_confusion(
         ConfigError, LabelError: as `score_classification`; several labels a case have none.
     """
     scores, truth = check_probabilities(probabilities, labels)
-    _check_classes(classes, scores.shape[1])
+    check_classes(classes, scores.shape[1])
     check_lengths("ids", ids, len(scores))
     if truth.ndim == 2:
         raise ConfigError(
@@ -166,7 +222,8 @@ def check_probabilities(
     return scores, truth.astype(np.int64)
 
 
-def _check_classes(classes: Sequence[str], n_columns: int) -> None:
+def check_classes(classes: Sequence[str], n_columns: int) -> Sequence[str]:
+    """The names, once they are proven to name each column once; else a ConfigError."""
     if len(classes) != n_columns or len(set(classes)) < n_columns or ALL in classes:
         raise ConfigError(
             "bad-classes",
@@ -174,49 +231,35 @@ def _check_classes(classes: Sequence[str], n_columns: int) -> None:
             f"columns{', one of them named all' if ALL in classes else ''}",
             'Name each column once, none of them "all"',
         )
+    return classes
 
 
-def _score_one(
-    scores: _Array,
-    truth: NDArray[np.int64],
-    classes: Sequence[str],
-    subjects: Sequence[str] | None,
-    resampling: Resampling,
-) -> dict[str, dict[str, Interval]]:
+def _statistic_one(scores: _Array, truth: NDArray[np.int64], classes: Sequence[str]) -> Statistic:
     n_classes = len(classes)
     own = np.eye(n_classes)[truth]
     found = np.eye(n_classes)[scores.argmax(axis=1)]
     hits = np.stack([top_hits(scores, truth, 1), top_hits(scores, truth, 5)], axis=1)
-    rankings = _rankings(scores, own > 0)
+    ranked = _statistic_many(scores, own > 0, classes)
 
     def measure(weights: _Array) -> _Array:
         n_own, n_found, n_both = weights @ own, weights @ found, weights @ (own * found)
         recall = divided(n_both, n_own)
         f1 = np.where(n_own > 0, divided(2 * n_both, n_own + n_found), np.nan)
-        auroc = _by_class(rank_auroc, weights, rankings)
         tops = weights @ hits / weights.sum(axis=1, keepdims=True)
         columns = tops, known_mean(recall), recall, divided(n_both, n_found)
-        return np.concatenate([*columns, f1, known_mean(f1), auroc, known_mean(auroc)], axis=1)
+        return np.concatenate([*columns, f1, known_mean(f1), ranked.measure(weights)], axis=1)
 
     keys = [("top1", ALL), ("top5", ALL), ("balanced_accuracy", ALL)]
     keys += [(metric, name) for metric in ("recall", "precision") for name in classes]
-    keys += [(metric, name) for metric in ("f1", "auroc") for name in (*classes, ALL)]
-    intervals = bootstrap_statistic(measure, len(truth), subjects=subjects, resampling=resampling)
-    by_key = dict(zip(keys, intervals, strict=True))
-    if n_classes <= 5:
-        reason = f"among five of {n_classes} classes the true one always is"
-        by_key["top5", ALL] = Interval(None, None, None, len(truth), reason)
-    return _collect(by_key, _counts(own, classes), _counts(found, classes))
+    keys += [("f1", name) for name in (*classes, ALL)]
+    counts = count_keys(keys, own, classes)
+    counts |= count_keys([key for key in keys if key[0] == "precision"], found, classes)
+    return Statistic((*keys, *ranked.keys), measure, {**counts, **ranked.counts})
 
 
-def _score_many(
-    scores: _Array,
-    truth: NDArray[np.bool_],
-    classes: Sequence[str],
-    subjects: Sequence[str] | None,
-    resampling: Resampling,
-) -> dict[str, dict[str, Interval]]:
-    rankings = _rankings(scores, truth)
+def _statistic_many(scores: _Array, truth: NDArray[Any], classes: Sequence[str]) -> Statistic:
+    is_member = truth.astype(bool)
+    rankings = [rank_cases(*columns) for columns in zip(scores.T, is_member.T, strict=True)]
 
     def measure(weights: _Array) -> _Array:
         precision = _by_class(rank_precision, weights, rankings)
@@ -224,11 +267,8 @@ def _score_many(
         columns = precision, known_mean(precision), auroc, known_mean(auroc)
         return np.concatenate(columns, axis=1)
 
-    metrics = "average_precision", "auroc"
-    keys = [(metric, name) for metric in metrics for name in (*classes, ALL)]
-    intervals = bootstrap_statistic(measure, len(truth), subjects=subjects, resampling=resampling)
-    counts = _counts(truth, classes)
-    return _collect(dict(zip(keys, intervals, strict=True)), counts, counts)
+    keys = [(m, name) for m in ("average_precision", "auroc") for name in (*classes, ALL)]
+    return Statistic(tuple(keys), measure, count_keys(keys, is_member, classes))
 
 
 def known_mean(values: _Array) -> _Array:
@@ -238,37 +278,26 @@ def known_mean(values: _Array) -> _Array:
     return divided(total, known.sum(axis=1, keepdims=True).astype(np.float64))
 
 
-def _rankings(scores: _Array, is_member: NDArray[np.bool_]) -> list[Ranking]:
-    return [rank_cases(*columns) for columns in zip(scores.T, is_member.T, strict=True)]
-
-
 def _by_class(
     rank: Callable[[_Array, Ranking], _Array], weights: _Array, rankings: Sequence[Ranking]
 ) -> _Array:
     return np.stack([rank(weights, ranking) for ranking in rankings], axis=1)
 
 
-def _counts(is_member: NDArray[Any], classes: Sequence[str]) -> dict[str, int]:
-    return dict(zip(classes, is_member.sum(axis=0).astype(int).tolist(), strict=True))
+def count_keys(
+    keys: Sequence[tuple[str, str]], is_member: NDArray[Any], classes: Sequence[str]
+) -> dict[tuple[str, str], int]:
+    """For each key of a class, how many cases (n_cases, n_classes) are of that class."""
+    counts = dict(zip(classes, is_member.sum(axis=0).astype(int).tolist(), strict=True))
+    return {key: counts[key[1]] for key in keys if key[1] != ALL}
 
 
-def _collect(
-    by_key: Mapping[_Key, Interval], n_own: Mapping[str, int], n_found: Mapping[str, int]
-) -> dict[str, dict[str, Interval]]:
-    """Intervals by metric and class, each with the number of its cases and a reason for None."""
-    scores: dict[str, dict[str, Interval]] = {}
-    for (metric, name), interval in by_key.items():
-        n = interval.n if name == ALL else (n_found if metric == "precision" else n_own)[name]
-        reason = interval.reason
-        if interval.mean is None and metric != "top5":
-            reason = _reason(metric, name, n)
-        scores.setdefault(metric, {})[name] = replace(interval, n=n, reason=reason)
-    return scores
-
-
-def _reason(metric: str, name: str, n: int) -> str:
+def undefined_reason(metric: str, name: str, n: int) -> str:
+    """Why a metric of a class with `n` cases behind it is not defined."""
     if name == ALL:
         return "no class has a value"
     if metric == "precision":
         return "never predicted"
+    if metric == "specificity":
+        return "no case without this class in the truth"
     return "no case without this class in the truth" if n else "absent from truth"
