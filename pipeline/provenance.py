@@ -38,7 +38,7 @@ def write_provenance(
     earlier = read_json(folder / "provenance.json", default={})
     kept = ("started", "data_sha256", "device", "seconds")
     facts = {
-        "command": shlex.join(["volumetric", *sys.argv[1:]]),
+        "command": describe_command(),
         "started": _now(),
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -55,6 +55,11 @@ def record(folder: Path, **facts: Any) -> None:
     """Note facts in a run's provenance.json."""
     path = folder / "provenance.json"
     write_json(path, {**read_json(path, default={}), **facts})
+
+
+def describe_command() -> str:
+    """What was typed to start this."""
+    return shlex.join(["volumetric", *sys.argv[1:]])
 
 
 @contextmanager

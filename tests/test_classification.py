@@ -111,7 +111,7 @@ def test_from_files_to_results(once: Run[Any]) -> None:
     assert [case["id"] for case in results["cases"]] == [case.id for case in held_out]
     assert results["protocol"] | {"rate": 12.0} == {
         **{"views": 2, "crops": 1, "mirrored": 1, "frames": 12, "stride": 1, "sampling": "dense"},
-        **{"size": 32, "fit": "whole", "rate": 12.0, "input": "rgb"},
+        **{"size": 32, "fit": "whole", "lag": None, "rate": 12.0, "input": "rgb"},
     }
     for one in results["cases"]:
         assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-6)

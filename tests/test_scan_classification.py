@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.check import check
 from pipeline.classification.augmentation import choose_scan_augmentation
+from pipeline.classification.classify import classify
 from pipeline.config import parse_config
 from pipeline.files import read_json
 from pipeline.run import Run, create_run, open_run
@@ -23,7 +24,7 @@ from pipeline.stages import find_stages
 from tests.conftest import save
 from tests.strategies import volumes, world
 from volumetric.cases import Case, write_cases
-from volumetric.errors import ConfigError
+from volumetric.errors import ConfigError, ManifestError
 from volumetric.inference.scans import classify_scan, prepare_scan, show_scans
 from volumetric.io import read_volume
 from volumetric.io.prepared import open_prepared
@@ -278,3 +279,35 @@ def test_drawn_scans_come_with_their_own_labels() -> None:
     assert drawn.sum(0).tolist()[2] == 0
     assert drawn.sum(0).min() == 0
     assert (drawn.sum(0)[:2] > 16).all()
+
+
+def test_new_scans_are_labelled_and_scored_where_known(
+    once: Run[Any], scans: Path, tmp_path: Path
+) -> None:
+    refused, n_done = classify(once.model, [scans], out=tmp_path / "out", device="cpu")
+    assert [entry["id"] for entry in refused] == ["broken"]
+    assert n_done == 16
+    found = read_json(tmp_path / "out/results.json")
+    own = {case["id"]: case for case in read_json(once.folder / "results.json")["cases"]}
+    for one in found["cases"]:
+        if one["id"] in own:
+            assert one["probabilities"] == pytest.approx(own[one["id"]]["probabilities"], abs=1e-6)
+    assert found["metrics"]["top1"]["all"]["n"] == 16
+    assert "0 quarantined" not in (tmp_path / "out/report/index.html").read_text()
+
+    folder = scans.parent / "images"
+    broken = folder / "broken.nii.gz"
+    refused, n_done = classify(once.model, [folder], out=tmp_path / "bare", device="cpu")
+    assert [entry["path"] for entry in refused] == [str(broken)]
+    bare = read_json(tmp_path / "bare/results.json")
+    assert bare["metrics"] == {}
+    assert all(one["truth"] == [] for one in bare["cases"])
+
+
+def test_labels_the_model_does_not_know_are_refused(
+    once: Run[Any], scans: Path, tmp_path: Path
+) -> None:
+    other = scans.with_name("other.yaml")
+    other.write_text(scans.read_text().replace("- large", "- huge"))
+    with pytest.raises(ManifestError, match="does not know 'huge'"):
+        classify(once.model, [other], out=tmp_path / "out", device="cpu")

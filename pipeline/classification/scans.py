@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,12 +103,17 @@ def label(
 
 def describe_protocol(run: ClassifyScansRun) -> dict[str, Any]:
     """How scans are tested."""
-    plan = read_plan(run)
+    axes = list(run.config.predict.mirror_axes)
+    return describe_views(replace(make_spec(run), mirror_axes=axes))
+
+
+def describe_views(spec: ScanClassifierSpec) -> dict[str, Any]:
+    """The protocol of a model."""
     return {
         "views": 1,
         "crops": 1,
-        "mirrored": 2 ** len(run.config.predict.mirror_axes),
-        "shape": plan["shape"],
-        "spacing_mm": plan["spacing_mm"],
-        "slice_size": run.config.model.slice_size,
+        "mirrored": 2 ** len(spec.mirror_axes),
+        "shape": list(spec.shape),
+        "spacing_mm": list(spec.spacing_mm),
+        "slice_size": spec.slice_size,
     }

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.classification import frozen
+from pipeline.classification.answers import target_of
 from pipeline.classification.keys import prepared_key, training_key
 from pipeline.classification.medium import LabelSpec, find_medium
 from pipeline.device import describe_device, find_device
@@ -65,13 +66,6 @@ def train(run: LabelRun, fold: int) -> None:
         save_fold(run.model, fold, network, spec=spec, facts={"key": key})
 
 
-def target_of(run: LabelRun, case: Case) -> torch.Tensor:
-    """1 for each label the case has, else 0: float32 (n_labels,)."""
-    label = case.label or ""
-    own = {one.strip() for one in label.split(";")} if run.data_set.multi_label else {label}
-    return torch.tensor([float(name in own) for name in run.data_set.labels])
-
-
 def _split(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
     cases = run.labelled_cases()
     learned = [case for case in cases if case.fold != fold]
@@ -112,7 +106,7 @@ def _lesson(
     """What the network learns from some cases, watched on others: of images, or of features."""
     learned, held_out = cases
     device = next(network.parameters()).device
-    targets = torch.stack([target_of(run, case) for case in learned])
+    targets = torch.stack([_target(run, case) for case in learned])
     chances = draw_chances(targets, balance=run.config.train.balance)
     loss = make_loss(run, torch.from_numpy(chances).to(targets) @ targets)
     if run.config.model.trunk == "train":
@@ -126,6 +120,12 @@ def _lesson(
     return Lesson(draw, loss, frozen.validation(run, seen[len(learned) :]))
 
 
+def _target(run: LabelRun, case: Case) -> torch.Tensor:
+    data_set = run.data_set
+    target = target_of(case, data_set.labels, multi_label=data_set.multi_label)
+    return torch.from_numpy(target)
+
+
 def _sources(
     run: LabelRun, cases: Sequence[Case], *, budget_bytes: int | None = None
 ) -> list[LabelledCase]:
@@ -133,7 +133,7 @@ def _sources(
         budget_bytes = int(run.config.train.cache_gb * 1e9)
     return open_labelled(
         [read_prepared(run, case) for case in cases],
-        [target_of(run, case) for case in cases],
+        [_target(run, case) for case in cases],
         budget_bytes=budget_bytes,
     )
 

@@ -35,6 +35,33 @@ def segment(
 
 
 @app.command()
+def classify(
+    model: Annotated[
+        Path, typer.Argument(help="Model folder of a run, e.g. runs/adrenal_cpu/model.")
+    ],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Scans as for segment, or a manifest (YAML), whose labels are then scored."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, results.json and report/.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder the manifest's paths start from.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(metavar="UID", help="Which series, of a folder with several.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Label new scans, and score the answers where a manifest knows better."""
+    from pipeline.classification.classify import classify as stage
+
+    refused, n_done = stage(model, inputs, out=out, device=device, root=root, series=series)
+    finish_inputs(refused, n_done, out, out / "report" / "index.html")
+
+
+@app.command()
 def recognize(
     model: Annotated[
         Path, typer.Argument(help="Model folder of a run, e.g. runs/demo_motions/model.")

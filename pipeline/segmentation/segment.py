@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.device import find_device
-from pipeline.inputs import go_through, refuse_twins
+from pipeline.inputs import find_scans, go_through
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import OutputError, UnsupportedError
+from volumetric.errors import OutputError
 from volumetric.inference.segment import segment_volume
 from volumetric.io import write_volume
-from volumetric.io.reader import is_volume_file, volume_suffix
 from volumetric.model import Model, load_model
 from volumetric.spec import ModelSpec
 from volumetric.volume import Volume
@@ -40,7 +39,7 @@ def segment(
         OutputError: `out` cannot be written.
     """
     model = load_model(model_folder, device=find_device(device))
-    cases = _cases([one for path in inputs for one in _expand(path)], series)
+    cases = find_scans(inputs, series)
     _refuse_overwriting(cases, out)
     volumes: dict[str, dict[str, float]] = {}
 
@@ -58,15 +57,6 @@ def segment(
     return refused, len(volumes)
 
 
-def _cases(inputs: Sequence[Path], series: str | None) -> list[Case]:
-    names = [_stem(path) for path in inputs]
-    refuse_twins(names)
-    return [
-        Case(name, name, None, path, series=series)
-        for name, path in zip(names, inputs, strict=True)
-    ]
-
-
 def _refuse_overwriting(cases: Sequence[Case], out: Path) -> None:
     inputs = {case.image.resolve() for case in cases}
     for case in cases:
@@ -78,26 +68,6 @@ def _refuse_overwriting(cases: Sequence[Case], out: Path) -> None:
                 "Choose another --out",
                 path=result,
             )
-
-
-def _expand(path: Path) -> list[Path]:
-    """A folder's volume files; else the path itself, a file or a folder of one DICOM series."""
-    if not path.is_dir():
-        return [path]
-    scans = sorted(file for file in path.iterdir() if is_volume_file(file))
-    if not scans and any(is_volume_file(file) for file in path.rglob("*")):
-        raise UnsupportedError(
-            "nested-scans",
-            "holds volume files in folders below it",
-            "Name the folder that holds the scans themselves",
-            path=path,
-        )
-    return scans or [path]
-
-
-def _stem(path: Path) -> str:
-    file = path.resolve()
-    return file.name[: len(file.name) - len(volume_suffix(file))].removesuffix(".dcm")
 
 
 def _volumes_ml(model: Model[ModelSpec], labels: Volume) -> dict[str, float]:
