@@ -16,6 +16,7 @@ from pipeline.sections import (
     Section,
 )
 
+_GAMMA = 2.0
 _BY_FRAME = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
 
 
@@ -114,7 +115,14 @@ class TrainSection(LearningSection):
     steps_per_epoch: Positive = 50
     batch_size: Positive = 16
     """Clips a step."""
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """For several labels a clip: of each label. Focal: what is answered well counts for little."""
+    focal_gamma: Annotated[float, Field(gt=0)] = _GAMMA
+    """How little: see volumetric.losses.focal_loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    class_weights: Fraction = 0.0
+    """0: drawn cases weigh the same in the loss; 1: classes do; between: as the power of how often
+    they are drawn. What balance makes up for is not made up for twice."""
     balance: Fraction = 0.5
     """0: cases are drawn evenly; 1: classes are; between: as the power of their size."""
     adjust_logits: bool = False
@@ -124,6 +132,14 @@ class TrainSection(LearningSection):
     cache_gb: Annotated[float, Field(ge=0)] = 4.0
     """Prepared clips are held in memory if they fit in this, else read clip by clip."""
     augment: AugmentSection = AugmentSection()
+
+    @model_validator(mode="after")
+    def _can_lose(self) -> TrainSection:
+        if self.focal_gamma != _GAMMA and self.loss != "focal":
+            raise ValueError("focal_gamma needs loss focal")
+        if self.adjust_logits and self.class_weights == 1:
+            raise ValueError("adjust_logits has nothing to adjust at class_weights 1")
+        return self
 
 
 class PredictSection(Section):

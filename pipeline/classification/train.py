@@ -227,6 +227,8 @@ def make_loss(run: ClassifyRun, drawn: torch.Tensor) -> Loss:
         multi_label=run.data_set.multi_label,
         label_smoothing=section.label_smoothing,
         adjust_logits=section.adjust_logits,
+        class_weights=section.class_weights,
+        gamma=section.focal_gamma if section.loss == "focal" else 0.0,
     )
 
 
