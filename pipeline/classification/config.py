@@ -167,4 +167,11 @@ class ClassifyConfig(CommonConfig):
     def _can_learn(self) -> ClassifyConfig:
         if self.train.members > 1 and self.model.trunk != "frozen":
             raise ValueError("train.members above 1 needs model.trunk frozen")
+        needs = {
+            "model.weights": self.model.weights != "none",
+            "model.trunk train": self.model.trunk == "train",
+        }
+        missing = " and ".join(name for name, met in needs.items() if not met)
+        if self.train.transferring and missing:
+            raise ValueError(f"{self.train.transferring} can only be chosen with {missing}")
         return self

@@ -31,7 +31,7 @@ def training_key(run: ClassifyRun, fold: int) -> str:
         [run.config.model.model_dump(mode="json"), _weights_bytes(run), read_plan(run)],
         [run.data_set.labels, run.data_set.multi_label, run.data_set.sides_matter],
         [settings, run.config.seed],
-        hash_code(*_SHOWING, "clip_dataset", "features", "learning", "losses"),
+        hash_code(*_SHOWING, "clip_dataset", "features", "learning", "losses", "transfer"),
     )
 
 
