@@ -294,22 +294,40 @@ def test_what_the_caller_froze_stays_frozen(tmp_path: Path) -> None:
     assert not network.lower[0].weight.requires_grad
 
 
-@pytest.mark.gpu
-def test_a_compiled_network_is_unfrozen_without_compiling_it_for_each_stage(tmp_path: Path) -> None:
-    torch.manual_seed(0)
+def _deep() -> nn.Module:
+    """Nine stages with batch norms, and a head: logits (B, 2) of (B, 4)."""
     blocks = [nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.ReLU()) for _ in range(9)]
-    network = nn.Sequential(
-        OrderedDict(trunk=nn.Sequential(*blocks), head=nn.Sequential(nn.Linear(4, 2)))
-    ).cuda()
+    return nn.Sequential(OrderedDict(trunk=nn.Sequential(*blocks), head=nn.Linear(4, 2)))
+
+
+@pytest.mark.parametrize("spare", [False, True])
+def test_a_compiled_network_is_compiled_twice(spare: bool) -> None:
+    """Once for stages that wait and once for none; sparing their gradients, for each that joins."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    network = _deep()
+    compiled = torch.compile(network, dynamic=False, backend="eager")
+    for epoch in range(8):
+        compiled.train()
+        with hold_back(network, epoch, unfreeze_epochs=3, norm="train", spare=spare):
+            compiled(torch.randn(8, 4)).sum().backward()
+    n_graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert n_graphs == (4 if spare else 2)
+
+
+@pytest.mark.gpu
+def test_a_gpu_unfreezes_a_compiled_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = _deep().cuda()
     settings = replace(
         QUICK, epochs=20, unfreeze_epochs=9, layer_decay=0.8, compile=True, precision="bf16-mixed"
     )
+    torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     rows, states = _fit(tmp_path, settings, network=network)
-    # With stages waiting, and without.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     for epoch in range(9):
-        assert _moved(states[epoch], states[epoch + 1]) == {"head.0.weight", "head.0.bias"}
+        assert _moved(states[epoch], states[epoch + 1]) == {"head.weight", "head.bias"}
     for joined in range(9):
         moved = _moved(states[9 + joined], states[10 + joined])
         waiting = tuple(f"trunk.{block}." for block in range(8 - joined))
