@@ -64,7 +64,7 @@ def parse_config(values: dict[str, Any], *, path: Path | str) -> RunConfig:
         ) from error
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc'])}: {_reason(problem)}"
+            ": ".join(filter(None, [".".join(map(str, problem["loc"])), _reason(problem)]))
             for problem in error.errors()
         )
         raise ConfigError(
@@ -110,6 +110,8 @@ def _set(values: dict[str, Any], field: str, value: Any, path: Path) -> None:
 def _reason(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return "no such field"
+    if problem["type"] == "value_error":  # one of ours, which says it all
+        return str(problem["ctx"]["error"])
     if problem["type"] == "string_pattern_mismatch" and problem["loc"] == ("device",):
         return f"should be auto, cpu, cuda or cuda:N, got {problem['input']!r}"
     return f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"

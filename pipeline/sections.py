@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -37,6 +37,12 @@ class LearningSection(Section):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each stage, as a share of that of the one above it; the head has all."""
+    unfreeze_epochs: Annotated[int, Field(ge=0)] = 0
+    """The head learns alone for so many epochs; over as many again the stages join from the top."""
+    norm: Literal["train", "eval"] = "train"
+    """Eval: batch norms below the head keep the statistics that came with the weights."""
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     decay: Literal["cosine", "poly"] = "cosine"
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
@@ -44,6 +50,25 @@ class LearningSection(Section):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = True
     patience: Positive | None = None
+
+    @model_validator(mode="after")
+    def _can_unfreeze(self) -> LearningSection:
+        if 2 * self.unfreeze_epochs > self.epochs:
+            raise ValueError(
+                f"unfreeze_epochs {self.unfreeze_epochs} needs {2 * self.unfreeze_epochs} epochs, "
+                "or some stages would never learn"
+            )
+        return self
+
+    @property
+    def transferring(self) -> str:
+        """The choices made here that only weights learnt elsewhere give a meaning; maybe none."""
+        chosen = {
+            "train.layer_decay": self.layer_decay != 1,
+            "train.unfreeze_epochs": self.unfreeze_epochs > 0,
+            "train.norm": self.norm != "train",
+        }
+        return " and ".join(name for name, is_chosen in chosen.items() if is_chosen)
 
 
 class IntervalSection(Section):

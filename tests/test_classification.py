@@ -325,6 +325,29 @@ def test_what_cannot_be_frozen(
         frozen_config(clips, tmp_path / "weights.pt", model=model)
 
 
+def test_weights_from_elsewhere_learn_on(clips: Path, tmp_path: Path) -> None:
+    """All that eases it, together: the trunk moves, but not what its batch norms have counted."""
+    weights = tmp_path / "weights.pt"
+    eased = {"layer_decay": 0.8, "unfreeze_epochs": 1, "norm": "eval"}
+    eased |= {"loss": "focal", "focal_gamma": 1.5, "class_weights": 0.5}
+    train = {"members": 1, "augment": {}, "adjust_logits": False, **eased}
+    config = frozen_config(clips, weights, model={"trunk": "train"}, train=train)
+    run = create_run(config, tmp_path / "run")
+    stages = find_stages(run)
+    stages.prepare(run)
+    stages.train(run, 0)
+    network = load_classifier(run.model).networks[0]
+    original = torch.load(weights, weights_only=True)
+    state = network.trunk.state_dict()
+    moved = {name for name in state if not torch.equal(state[name], original[f"features.{name}"])}
+    counted = {name for name in state if "running" in name}
+    assert counted
+    assert moved & counted == set()
+    assert {name for name, _ in network.trunk.named_parameters()} <= moved
+    with (run.fold(0) / "history.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2
+
+
 def test_adjusted_logits_learn_above_what_is_drawn(clips: Path, tmp_path: Path) -> None:
     """Answers that know the classes' frequencies alone have no loss to gain, once adjusted."""
     weights = tmp_path / "weights.pt"

@@ -93,3 +93,28 @@ def test_a_file_that_is_no_config(tmp_path: Path, text: str) -> None:
 def test_a_missing_config_lists_the_presets() -> None:
     with pytest.raises(ConfigError, match="hippocampus_cpu"):
         load_config("hippocampos")
+
+
+@pytest.mark.parametrize(
+    ("preset", "fields", "said"),
+    [
+        ("hippocampus", {"layer_decay": 0.8}, "train.layer_decay can only be chosen with weights"),
+        (
+            "clips",
+            {"unfreeze_epochs": 2, "norm": "eval"},
+            "epochs and train.norm can only be chosen with model.weights",
+        ),
+        ("clips", {"unfreeze_epochs": 31}, "unfreeze_epochs 31 needs 62 epochs"),
+        ("clips", {"layer_decay": 1.5}, "train.layer_decay: input should be less than"),
+        ("clips", {"focal_gamma": 3.0}, "focal_gamma needs loss focal"),
+        ("clips", {"class_weights": 1.0, "adjust_logits": True}, "has nothing to adjust"),
+    ],
+)
+def test_choices_that_make_no_sense_together(
+    preset: str, fields: dict[str, object], said: str
+) -> None:
+    overrides = {f"train.{name}": value for name, value in fields.items()}
+    with pytest.raises(ConfigError) as caught:
+        load_config(preset, overrides=overrides)
+    assert said in str(caught.value)
+    assert "{" not in str(caught.value)  # says what is wrong without all that is set

@@ -17,6 +17,7 @@ from torch import nn
 
 from volumetric.checkpoint import Row, resume, save, write_history
 from volumetric.errors import TrainingError
+from volumetric.transfer import Norm, group_parameters, hold_back
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Draw = Callable[[np.random.Generator, torch.Generator], Batch]
@@ -50,14 +51,20 @@ class Training:
         optimizer: "adamw", or "sgd" with Nesterov momentum .99 as nnU-Net.
         learning_rate: at its highest.
         weight_decay: decoupled for adamw.
+        layer_decay: of the rate from each stage of a network to the one below it, see
+            `volumetric.transfer.group_parameters`.
+        unfreeze_epochs: the head learns alone for so many, then stages join it, see
+            `volumetric.transfer.count_learning`; 0: all learn from the start.
+        norm: "eval" keeps the statistics of batch norms below the head.
         warmup_steps: steps of linear rise.
         decay: "cosine", or "poly" with exponent .9; both end at 0.
         ema: decay of the averaged weights that are validated and exported; 0 switches it off.
         clip_norm: largest gradient norm.
         precision: Fabric's name, e.g. "32-true", "bf16-mixed".
         compile: compile the network (slow first step, faster ones after).
-        patience: epochs without a better validation score before stopping; None: never. What stops
-            it is then no longer untouched: scores on the same cases are a little too good.
+        patience: epochs without a better validation score before stopping, all stages learning;
+            None: never. What stops it is then no longer untouched: scores on the same cases are
+            a little too good.
         seed: of weights, patches and augmentation.
     """
 
@@ -67,6 +74,9 @@ class Training:
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
+    layer_decay: float = 1.0
+    unfreeze_epochs: int = 0
+    norm: Norm = "train"
     warmup_steps: int = 50
     decay: Literal["cosine", "poly"] = "cosine"
     ema: float = 0.99
@@ -117,7 +127,10 @@ def fit(
         clock = _Clock(started, settings, len(rows))
         if clock.progress() >= 1:
             break
-        loss, rate = _train_epoch(fabric, trained, optimizer, averaged, (lesson, clock, settings))
+        with _learning(network, trained, clock) as waiting:
+            loss, rate = _train_epoch(
+                fabric, trained, optimizer, averaged, (lesson, clock, waiting)
+            )
         with _weights(network, averaged):
             network.eval()
             score = lesson.validate(network)
@@ -159,28 +172,44 @@ class _Clock:
         return self.settings.learning_rate * warm * shape
 
 
+@contextlib.contextmanager
+def _learning(network: nn.Module, trained: Any, clock: _Clock) -> Iterator[list[nn.Parameter]]:
+    """Training mode, but for what does not learn in this epoch, whose parameters it yields."""
+    trained.train()
+    with hold_back(
+        network,
+        clock.epoch,
+        unfreeze_epochs=clock.settings.unfreeze_epochs,
+        norm=clock.settings.norm,
+        spare=not clock.settings.compile,
+    ) as waiting:
+        yield waiting
+
+
 def _train_epoch(
     fabric: Fabric,
     trained: Any,
     optimizer: Any,
     averaged: list[torch.Tensor],
-    plan: tuple[Lesson, _Clock, Training],
+    plan: tuple[Lesson, _Clock, list[nn.Parameter]],
 ) -> tuple[float, float]:
-    lesson, clock, settings = plan
+    lesson, clock, waiting = plan
+    settings = clock.settings
     rng = np.random.default_rng([settings.seed, clock.epoch])
     generator = torch.Generator(fabric.device).manual_seed(settings.seed * 100_003 + clock.epoch)
-    trained.train()
     values = _values(trained)
     losses = []
     for _ in range(settings.steps_per_epoch):
         if clock.progress() >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = clock.rate()
+            group["lr"] = clock.rate() * group["scale"]
         images, targets = lesson.draw(rng, generator)
         loss = lesson.loss(_outputs(trained, images), targets)
         optimizer.zero_grad()
         fabric.backward(loss)
+        for parameter in waiting:
+            parameter.grad = None
         fabric.clip_gradients(
             trained, optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False
         )
@@ -219,25 +248,21 @@ def _outputs(trained: Any, images: torch.Tensor) -> Any:
 
 
 def _optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    groups = group_parameters(
+        network, layer_decay=settings.layer_decay, weight_decay=settings.weight_decay
+    )
     match settings.optimizer:
         case "adamw":
-            return torch.optim.AdamW(
-                network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-            )
+            return torch.optim.AdamW(groups, settings.learning_rate)
         case "sgd":
-            return torch.optim.SGD(
-                network.parameters(),
-                settings.learning_rate,
-                momentum=0.99,
-                nesterov=True,
-                weight_decay=settings.weight_decay,
-            )
+            return torch.optim.SGD(groups, settings.learning_rate, momentum=0.99, nesterov=True)
 
 
 def _finished(rows: list[Row], settings: Training) -> bool:
     if len(rows) >= settings.epochs:
         return True
-    scores = [row.val_score for row in rows if row.val_score is not None]
+    whole = rows[max(0, 2 * settings.unfreeze_epochs - 1) :]  # all stages learned
+    scores = [row.val_score for row in whole if row.val_score is not None]
     if settings.patience is None or not scores:
         return False
     return len(scores) - 1 - int(np.argmax(scores)) >= settings.patience

@@ -18,6 +18,7 @@ from pipeline.sections import (
 
 Side = Annotated[int, Field(ge=8)]
 
+_GAMMA = 2.0
 _BY_FRAME = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
 
 
@@ -128,7 +129,14 @@ class LabelSection(LearningSection):
     steps_per_epoch: Positive = 50
     batch_size: Positive = 16
     """Cases a step."""
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """For several labels a case: of each label. Focal: what is answered well counts for little."""
+    focal_gamma: Annotated[float, Field(gt=0)] = _GAMMA
+    """How little: see volumetric.losses.focal_loss."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    class_weights: Fraction = 0.0
+    """0: drawn cases weigh the same in the loss; 1: classes do; between: as the power of how often
+    they are drawn. What balance makes up for is not made up for twice."""
     balance: Fraction = 0.5
     """0: cases are drawn evenly; 1: classes are; between: as the power of their size."""
     adjust_logits: bool = False
@@ -137,6 +145,14 @@ class LabelSection(LearningSection):
     """Heads on a frozen trunk that learn one after the other; their answers are averaged."""
     cache_gb: Annotated[float, Field(ge=0)] = 4.0
     """Prepared cases are held in memory if they fit in this, else read one by one."""
+
+    @model_validator(mode="after")
+    def _can_lose(self) -> LabelSection:
+        if self.focal_gamma != _GAMMA and self.loss != "focal":
+            raise ValueError("focal_gamma needs loss focal")
+        if self.adjust_logits and self.class_weights == 1:
+            raise ValueError("adjust_logits has nothing to adjust at class_weights 1")
+        return self
 
 
 class TrainSection(LabelSection):
@@ -170,6 +186,19 @@ class ClassifyConfig(CommonConfig):
 
     @model_validator(mode="after")
     def _can_learn(self) -> ClassifyConfig:
-        if self.train.members > 1 and self.model.trunk != "frozen":
-            raise ValueError("train.members above 1 needs model.trunk frozen")
+        refuse_impossible(self.train, weights=self.model.weights, trunk=self.model.trunk)
         return self
+
+
+def refuse_impossible(train: LabelSection, *, weights: str, trunk: str) -> None:
+    """Refuse settings of training that the model gives no occasion for.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if train.members > 1 and trunk != "frozen":
+        raise ValueError("train.members above 1 needs model.trunk frozen")
+    needs = {"model.weights": weights != "none", "model.trunk train": trunk == "train"}
+    missing = " and ".join(name for name, met in needs.items() if not met)
+    if train.transferring and missing:
+        raise ValueError(f"{train.transferring} can only be chosen with {missing}")

@@ -11,7 +11,10 @@ from volumetric.spec import ClassifierSpec, ScanClassifierSpec
 
 _UNLEARNED = ("cache_gb",)
 _SHOWING = ("clips", "clip_augment", "inference/clips", "inference/scans", "models", "spec")
-_LEARNING = ("augment", "clip_dataset", "features", "labelled", "learning", "losses")
+_LEARNING = (
+    *("augment", "clip_dataset", "features", "labelled"),
+    *("learning", "losses", "transfer"),
+)
 _PLANNED = {
     "classify": ("rate", "short_side"),
     "classify_scans": ("spacing_mm", "intensity", "shape"),

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.classification.config import EvaluateSection, LabelSection
+from pipeline.classification.config import EvaluateSection, LabelSection, refuse_impossible
 from pipeline.sections import CommonConfig, Fraction, Positive, Section
 
 Spacing = Annotated[float, Field(gt=0)]
@@ -109,6 +109,5 @@ class ClassifyScansConfig(CommonConfig):
 
     @model_validator(mode="after")
     def _can_learn(self) -> ClassifyScansConfig:
-        if self.train.members > 1 and self.model.trunk != "frozen":
-            raise ValueError("train.members above 1 needs model.trunk frozen")
+        refuse_impossible(self.train, weights=self.model.weights, trunk=self.model.trunk)
         return self

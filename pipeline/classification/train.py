@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from pipeline.classification import frozen
@@ -24,6 +23,7 @@ from volumetric.errors import ManifestError, OutputError
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.labelled import LabelledCase, draw_chances, open_labelled
 from volumetric.learning import Lesson, Training, fit
+from volumetric.losses import Loss, classification_loss
 from volumetric.model import Model, save_fold
 from volumetric.models import SliceNetwork
 from volumetric.spec import build_network
@@ -138,25 +138,17 @@ def _sources(
     )
 
 
-def make_loss(run: LabelRun, drawn: torch.Tensor) -> Any:
-    """Of logits and soft targets, where classes are drawn with the frequencies (n_classes,).
-
-    Logits are adjusted as Menon 2021 (equation 10) has it, by the odds for several labels a clip.
-    """
-    smoothing, multi = run.config.train.label_smoothing, run.data_set.multi_label
-    rare = drawn.clamp(1e-3, 1 - 1e-3)
-    offset = (rare.logit() if multi else rare.log()) * float(run.config.train.adjust_logits)
-
-    def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        adjusted = logits.float() + offset.to(logits.device)
-        return F.cross_entropy(adjusted, targets, label_smoothing=smoothing)
-
-    def binary(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        soft = targets * (1 - smoothing) + smoothing / 2
-        adjusted = logits.float() + offset.to(logits.device)
-        return F.binary_cross_entropy_with_logits(adjusted, soft)
-
-    return binary if multi else cross_entropy
+def make_loss(run: LabelRun, drawn: torch.Tensor) -> Loss:
+    """Of logits and soft targets, where classes are drawn with the frequencies (n_classes,)."""
+    section = run.config.train
+    return classification_loss(
+        drawn,
+        multi_label=run.data_set.multi_label,
+        label_smoothing=section.label_smoothing,
+        adjust_logits=section.adjust_logits,
+        class_weights=section.class_weights,
+        gamma=section.focal_gamma if section.loss == "focal" else 0.0,
+    )
 
 
 def _validation(run: LabelRun, spec: LabelSpec, cases: Sequence[Case]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.sections import (
     CommonConfig,
@@ -96,3 +96,12 @@ class SegmentConfig(CommonConfig):
     train: TrainSection = TrainSection()
     predict: PredictSection = PredictSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> SegmentConfig:
+        if self.train.transferring:
+            raise ValueError(
+                f"{self.train.transferring} can only be chosen with weights learnt elsewhere, and "
+                "segmentation starts from none"
+            )
+        return self

@@ -30,7 +30,7 @@ def training_key(run: SegmentRun, fold: int) -> str:
         [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
         [run.config.model.kind, run.data_set.classes, network, plan["batch_size"]],
         [settings, run.config.seed],
-        hash_code("augment", "dataset", "learning", "losses", "models"),
+        hash_code("augment", "dataset", "learning", "losses", "models", "transfer"),
     )
 
 
