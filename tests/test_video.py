@@ -16,6 +16,7 @@ import torch
 
 from tests.videos import FAMILIES, draw_number, encode, read_number, uneven
 from volumetric import VolumetricError, read_volume
+from volumetric.clips import choose_uniform
 from volumetric.io.video import (
     Probe,
     is_video_file,
@@ -143,6 +144,22 @@ def test_an_even_rate_gives_each_frame_once(
     assert numbers_in(window.data) == list(range(25, 50))
     slow = read_clip(path, rate=5.0, probe=probe)
     assert numbers_in(slow.data) == list(range(0, 90, 5))
+
+
+@pytest.mark.parametrize("name", ["h264-mp4", "h264-mkv", "h264-ts"])
+def test_a_window_may_start_while_a_frame_is_on_show(
+    make: Callable[[str], tuple[Path, Probe]], name: str
+) -> None:
+    path, probe = make(name)  # 25 frames a second
+    for start_s, first in ((0.03, 0), (0.05, 1), (1.0, 25), (1.0395, 26), (1.035, 25)):
+        clip = read_clip(path, start_s=start_s, stop_s=start_s + 0.2, probe=probe)
+        assert numbers_in(clip.data) == list(range(first, first + 5)), start_s
+
+
+def test_frames_are_numbered_by_any_integers(make: Callable[[str], tuple[Path, Probe]]) -> None:
+    path, probe = make("h264-mp4")
+    assert numbers_in(read_frames(path, choose_uniform(90, length=3), probe=probe)) == [0, 45, 89]
+    assert numbers_in(read_frames(path, list(torch.arange(2)), probe=probe)) == [0, 1]
 
 
 def test_a_stream_is_the_clip_in_pieces(make: Callable[[str], tuple[Path, Probe]]) -> None:
