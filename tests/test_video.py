@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.videos import FAMILIES, draw_number, encode, read_number, uneven
+from tests.videos import FAMILIES, declare_turn, draw_number, encode, read_number, uneven
 from volumetric import VolumetricError, read_volume
 from volumetric.clips import choose_uniform
 from volumetric.io.video import (
@@ -189,6 +189,41 @@ def test_size_is_the_short_side_or_both(make: Callable[[str], tuple[Path, Probe]
     for size in (0, -3, (0, 5), 10**6):
         with pytest.raises(VolumetricError, match="bad-size"):
             read_frames(path, [1], size=size, probe=probe)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((-1, 0, 0, 1), lambda x: x.flip(3)),
+        ((1, 0, 0, -1), lambda x: x.flip(2)),
+        ((0, 1, 1, 0), lambda x: x.transpose(2, 3)),
+        ((0, -1, -1, 0), lambda x: x.transpose(2, 3).flip(2, 3)),
+        ((0, 1, -1, 0), lambda x: x.rot90(-1, (2, 3))),
+    ],
+    ids=["mirrored", "upside-down", "transposed", "other-diagonal", "turned"],
+)
+def test_a_picture_is_shown_as_its_container_says(
+    make: Callable[[str], tuple[Path, Probe]],
+    tmp_path: Path,
+    matrix: tuple[float, ...],
+    turn: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    source, plain = make("h264-mp4")
+    path = declare_turn(tmp_path / "turned.mp4", source, matrix)
+    probe = probe_video(path)
+    assert probe.mirrored == (matrix[0] * matrix[3] - matrix[1] * matrix[2] < 0)
+    stored = read_frames(source, [7, 60], probe=plain)
+    assert torch.equal(read_frames(path, [7, 60], probe=probe), turn(stored))
+    assert (probe.height, probe.width) == turn(stored).shape[2:]
+
+
+def test_a_picture_turned_askew_is_refused(
+    make: Callable[[str], tuple[Path, Probe]], tmp_path: Path
+) -> None:
+    half = 0.5**0.5
+    path = declare_turn(tmp_path / "askew.mp4", make("h264-mp4")[0], (half, half, -half, half))
+    with pytest.raises(VolumetricError, match="45 degrees"):
+        probe_video(path)
 
 
 def test_resizing_is_pillows(make: Callable[[str], tuple[Path, Probe]]) -> None:

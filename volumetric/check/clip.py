@@ -217,11 +217,13 @@ def _check_times(
 def _check_pictures(probe: Probe) -> Iterator[_Said]:
     """What the frames show, and how they are stored."""
     yield from _check_stills(probe)
-    if probe.rotation:
+    if probe.rotation or probe.mirrored:
+        turned = f"turned, and shown {probe.rotation} degrees to the left of that"
+        how = ["mirrored"] * probe.mirrored + [turned] * (probe.rotation > 0)
         yield (
             "stored-turned",
             "note",
-            f"is stored turned, and shown {probe.rotation} degrees to the left of that",
+            f"is stored {' and '.join(how)}",
             "Nothing to do: it is read upright",
         )
     if probe.is_interlaced:
