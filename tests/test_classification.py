@@ -132,6 +132,14 @@ def test_a_broken_clip_is_set_apart_and_the_rest_goes_on(once: Run[Any]) -> None
     assert "broken.mp4" in entry["path"]
 
 
+def test_clips_shorter_than_what_the_network_sees_are_said(finished: Run[Any], clips: Path) -> None:
+    run = Run(finished.folder, quick_config(clips, model={"frames": 14, "stride": 2}))
+    find_stages(run).prepare(run)  # 26 frames each, of which it sees 27
+    found = [one for one in read_json(run.folder / "findings.json") if one["code"] == "short-clip"]
+    assert len(found) == 12
+    assert "lasts 2.17 s, the network sees 2.25" in found[0]["reason"]
+
+
 def test_the_report_is_one_page(finished: Run[Any]) -> None:
     page = find_stages(finished).report(finished)
     text = page.read_text(encoding="utf-8")
