@@ -176,6 +176,20 @@ def test_a_changed_label_is_another_truth(finished: Run[Any], tmp_path: Path) ->
     assert training_key(run, 0) != training_key(finished, 0)
 
 
+def test_labels_declared_anew_are_checked_anew(finished: Run[Any], tmp_path: Path) -> None:
+    """A label that the manifest takes back is no label any more, though no clip has changed."""
+    folder = tmp_path / "other"
+    shutil.copytree(finished.manifest.parent, folder)
+    about = yaml.safe_load((folder / "clips.yaml").read_text())
+    about["labels"] = [TWO[0], "something else"]
+    (folder / "clips.yaml").write_text(yaml.safe_dump(about))
+    run = Run(finished.folder, quick_config(folder / "clips.yaml"))
+    find_stages(run).prepare(run)
+    entries = read_json(run.folder / "quarantine.json")
+    assert [entry["code"] for entry in entries].count("unknown-label") == 6
+    assert not [case for case in run.labelled_cases() if case.label == TWO[1]]
+
+
 def test_the_exported_model_says_how_it_is_used(once: Run[Any]) -> None:
     spec = load_classifier_spec(once.model)
     assert list(spec.classes) == list(TWO)
