@@ -334,6 +334,13 @@ def test_several_labels_a_clip(clips: Path, tmp_path: Path) -> None:
     go(run)
     results = read_json(run.folder / "results.json")
     assert results["multi_label"]
+    # An empty cell says that a clip has none of the labels: it counts as well.
+    held_out = {row[0]: row[column] for row in rows[1:] if row[rows[0].index("fold")] == "0"}
+    found = {one["id"]: ";".join(one["truth"]) for one in results["cases"]}
+    assert "" in found.values()
+    assert found == {name: held_out[name] for name in found}
+    assert results["n_cases"] == len(found) == len(held_out) - 1  # the broken one
+    assert results["metrics"]["auroc"][TWO[1]]["mean"] is not None
     assert results["metrics"]["average_precision"]["all"]["mean"] is not None
     assert results["confusion"] is None
     find_stages(run).report(run)

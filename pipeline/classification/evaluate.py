@@ -48,7 +48,7 @@ def evaluate(run: ClassifyRun) -> None:
 
 
 def _results(run: ClassifyRun, scored: Scored) -> dict[str, Any]:
-    labelled = [(case, found) for case, found in scored if case.label is not None]
+    labelled = [(case, found) for case, found in scored if run.has_truth(case)]
     labels = run.data_set.labels
     return {
         "task": "classify",
@@ -125,7 +125,7 @@ def _truth(run: ClassifyRun, cases: Sequence[Case]) -> NDArray[np.int64]:
 
 def _describe(run: ClassifyRun, case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
     probabilities: dict[str, float] = found["probabilities"]
-    known = case.label is not None
+    known = run.has_truth(case)
     names = run.data_set.labels
     target = target_of(run, case).tolist()
     truth = [name for name, own in zip(names, target, strict=True) if own] if known else []
