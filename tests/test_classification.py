@@ -114,6 +114,8 @@ def test_from_files_to_results(once: Run[Any]) -> None:
     }
     for one in results["cases"]:
         assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+        assert one["seconds"][0] == pytest.approx([0, 1])  # 12 of 26 frames, 12 a second
+        assert one["seconds"][1] == pytest.approx([14 / 12, 26 / 12])
         mean = np.mean(one["views"], axis=0)
         assert list(one["probabilities"].values()) == pytest.approx(mean.tolist(), abs=1e-6)
     right = [one["truth"] == one["predicted"] for one in results["cases"]]
