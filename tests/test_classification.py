@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.classification.recognize import Recognition, read_truth, recognize
+from pipeline.classification.recognize import Recognition, find_segments, recognize
 from pipeline.classification.train import make_loss
+from pipeline.classification.truth import read_truth
 from pipeline.config import parse_config
 from pipeline.files import read_json
 from pipeline.motions import MOTIONS, draw_motion, draw_scene, write_stitched
@@ -24,6 +26,7 @@ from pipeline.stages import find_stages
 from tests.waking import wake
 from volumetric.cases import Case, write_cases
 from volumetric.errors import ConfigError, ManifestError, OutputError
+from volumetric.inference.timeline import Timeline
 from volumetric.io.video import write_video
 from volumetric.model import load_classifier, load_classifier_spec, load_model
 
@@ -370,9 +373,77 @@ def test_a_long_video_gets_a_timeline(once: Run[Any], tmp_path: Path) -> None:
     assert (out / "long_preview.mp4").stat().st_size > 1000
     results = json.loads((out / "results.json").read_text())
     assert results["metrics"]["ap_0.5"]["all"]["mean"] is not None
+    assert results["n_videos"] == 1
     page = (out / "index.html").read_text()
     assert "long_preview.mp4" in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "one subject only" in page  # why there is no interval
+    # Without a truth nothing is scored, and no score of another time is left.
+    how = Recognition(preview=False)
+    recognize(once.model, [videos / "long.mp4"], out=out, device="cpu", how=how)
+    assert not (out / "results.json").exists()
+
+
+def test_a_truth_of_other_videos_is_refused(
+    once: Run[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = tmp_path / "a.mp4"
+    shutil.copy(once.cases[0].image, video)
+    other = tmp_path / "b.mp4"
+    other.symlink_to(video)  # it goes by its own name
+    truth = tmp_path / "truth.csv"
+    row = f",0,26000,{TWO[0]}\n"
+    how = Recognition(preview=False)
+    given: dict[str, Any] = {"device": "cpu", "truth": truth, "how": how}
+    truth.write_text("video,start_s,end_s,label\nc.mp4" + row)
+    with pytest.raises(ManifestError, match="tells of c, and not of a"):
+        recognize(once.model, [video], out=tmp_path / "out", **given)
+    truth.write_text("video,start_s,end_s,label\nc.mp4" + row + "b.avi" + row)
+    recognize(once.model, [video, other], out=tmp_path / "out", **given)
+    said = caplog.text
+    assert "does not tell of a" in said
+    assert "tells of others, too: c" in said
+    assert "b: the truth ends at 26000 s, the video at 2.2 s" in said
+    assert read_json(tmp_path / "out" / "results.json")["n_videos"] == 1
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(once: Run[Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "quarantine.json").mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot be written"):
+        recognize(once.model, [once.cases[0].image], out=out, device="cpu")
+
+
+def test_a_disk_that_fails_is_no_defect_of_ours(once: Run[Any], tmp_path: Path) -> None:
+    name = once.cases[0].image.stem
+    (tmp_path / f"{name}_segments.csv").mkdir()
+    (entry,), n_done = recognize(once.model, [once.cases[0].image], out=tmp_path, device="cpu")
+    assert (entry["code"], n_done) == ("os-error", 0)
+    assert entry["path"].endswith("_segments.csv")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"step_s": 0.0}, {"step_s": float("inf")}, {"threshold": 5.0}, {"shortest_s": -1.0}],
+    ids=str,
+)
+def test_a_search_that_cannot_be_meant(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Recognition(**wrong)  # type: ignore[arg-type]
+
+
+def test_several_labels_hold_where_each_is_likely(once: Run[Any]) -> None:
+    """The most probable of labels that do not exclude each other need not hold at all."""
+    spec = load_classifier_spec(once.model)
+    rows = np.array([[0.1, 0.2], [0.1, 0.2], [0.9, 0.8], [0.9, 0.8], [0.2, 0.8], [0.2, 0.1]])
+    timeline = Timeline(np.arange(6) + 0.5, rows, window_s=1, step_s=1, duration_s=6)
+    how = Recognition(smooth=1)
+    found = find_segments(timeline, replace(spec, multi_label=True), how)
+    assert [(one.label, round(one.start_s), round(one.end_s)) for one in found] == [
+        (TWO[0], 2, 4),
+        (TWO[1], 2, 5),
+    ]
+    assert len(find_segments(timeline, spec, how)) == 4  # each moment is of one
 
 
 def test_outputs_of_one_name_are_refused(once: Run[Any], tmp_path: Path) -> None:
@@ -384,10 +455,17 @@ def test_outputs_of_one_name_are_refused(once: Run[Any], tmp_path: Path) -> None
             device="cpu",
             how=Recognition(preview=False),
         )
+    with pytest.raises(ManifestError, match="mistaken for results"):
+        recognize(once.model, [tmp_path / "results.mp4"], out=tmp_path / "out", device="cpu")
 
 
 @pytest.mark.parametrize(
-    "text", ["video,start,end,label\n", "video,start_s,end_s,label\na,x,2,b\n"]
+    "text",
+    [
+        "video,start,end,label\n",
+        "video,start_s,end_s,label\na,x,2,b\n",
+        "video,start_s,end_s,label\na,3,2,b\n",
+    ],
 )
 def test_a_truth_that_is_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "truth.csv"
