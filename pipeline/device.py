@@ -30,4 +30,5 @@ def describe_device(device: torch.device) -> str:
     """The device as a person knows it."""
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)"
+    n_threads = torch.get_num_threads()
+    return f"cpu ({n_threads} thread{'s' * (n_threads > 1)})"

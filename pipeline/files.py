@@ -11,6 +11,8 @@ from typing import Any
 
 from volumetric.errors import OutputError
 
+_PIECE_BYTES = 2**20
+
 
 def read_json(path: Path, *, default: Any = None) -> Any:
     """A file's JSON, or the default where there is no file.
@@ -59,7 +61,9 @@ def hash_files(paths: Sequence[Path | None]) -> str:
     digest = hashlib.sha256()
     for path in paths:
         for file in [] if path is None else _files(path):
-            digest.update(file.read_bytes())
+            with file.open("rb") as opened:  # in pieces: a recording may exceed the memory
+                while piece := opened.read(_PIECE_BYTES):
+                    digest.update(piece)
     return digest.hexdigest()
 
 

@@ -50,13 +50,17 @@ def go_through(
     """Do it for each input; write those refused to `out`/quarantine.json, and return them.
 
     Raises:
-        OutputError: `out` cannot be made.
+        OutputError: `out` cannot be written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "quarantine.json", [])  # rather than find out after hours of work
     except OSError as problem:
         raise OutputError(
-            "unwritable", f"cannot be made ({problem.strerror})", "Choose another --out", path=out
+            "unwritable",
+            f"cannot be written ({problem.strerror})",
+            "Choose another --out",
+            path=out,
         ) from problem
     refused = [
         describe_refusal(case, error)

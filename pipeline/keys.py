@@ -38,7 +38,11 @@ def case_key(run: Run[Any], case: Case) -> str:
                 path=path,
             )
     code = hash_code(*_MEASURING)
-    about = [case.series, case.label, run.data_set.classes, run.data_set.modality]
+    data_set = run.data_set
+    about = [
+        *(case.series, case.label),
+        *(data_set.classes, data_set.modality, data_set.labels, data_set.multi_label),
+    ]
     return hash_values(hash_files([case.image, case.mask]), about, code)
 
 

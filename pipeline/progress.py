@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from volumetric.cases import Case
-from volumetric.errors import VolumetricError
+from volumetric.errors import OutputError, VolumetricError
 
 if TYPE_CHECKING:
     from volumetric.checkpoint import Row
@@ -111,6 +111,13 @@ def attempt(do: Callable[[Case], None], case: Case) -> VolumetricError | None:
         return error
     except MemoryError:
         return _too_large(case)
+    except OSError as error:
+        return OutputError(
+            "os-error",
+            error.strerror or str(error),
+            "Check permissions and free space, and that its drive is there",
+            path=error.filename or case.image,
+        )
     except Exception as error:  # one bad case must not end a long run; the traceback is logged
         if type(error).__name__ == "OutOfMemoryError":  # torch's; not imported for a name
             return _too_large(case)

@@ -75,10 +75,16 @@ class Run(Generic[_Config]):
 
     def labelled_cases(self) -> list[Case]:
         """The cases to learn from: prepared, and with a truth."""
-        cases = self.usable_cases("prepare")
+        return [case for case in self.usable_cases("prepare") if self.has_truth(case)]
+
+    def has_truth(self, case: Case) -> bool:
+        """Whether what is to be found of a case is known.
+
+        Where a clip may have several labels, an empty cell says that it has none of them.
+        """
         if self.config.task == "segment":
-            return [case for case in cases if case.mask is not None]
-        return [case for case in cases if case.label is not None]
+            return case.mask is not None
+        return case.label is not None or self.data_set.multi_label
 
     def with_fold(self, fold: str) -> Run[_Config]:
         """The same run, asked for another fold (a number, or "all")."""

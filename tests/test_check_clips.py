@@ -62,7 +62,7 @@ _QUIET += ("h264-ts", "mjpeg-mov", "h264-444-odd", "wmv2-wmv", "h264-flv")
 @pytest.mark.parametrize("name", _QUIET)
 def test_a_sound_clip_raises_nothing(name: str, tmp_path: Path) -> None:
     path = FAMILIES[name].make(tmp_path / f"a{FAMILIES[name].suffix}")
-    checked = look(path, row={"label": "walk"}, labels=LABELS, shortest_s=3.0)
+    checked = look(path, row={"label": "walk"}, labels=LABELS)
     assert checked.findings == ()
     assert checked.error is None
     assert checked.traits is not None
@@ -206,10 +206,12 @@ def test_what_the_doctor_lets_pass_can_be_read(tmp_path: Path) -> None:
 
 
 def test_shorter_than_a_clip_needs(tmp_path: Path) -> None:
-    path = encode(tmp_path / "a.mp4", **SMALL)  # 1.2 s
-    assert look(path, shortest_s=1.2).findings == ()
-    (finding,) = look(path, shortest_s=1.3).findings
-    assert (finding.code, finding.severity) == ("short-clip", "warning")
+    checked = look(encode(tmp_path / "a.mp4", **SMALL))  # 1.2 s
+    assert checked.traits is not None
+    seen = [(checked.case, checked.traits)]
+    assert check_clips(seen, labels=None, shortest_s=1.2) == []
+    (finding,) = check_clips(seen, labels=None, shortest_s=1.3)
+    assert (finding.code, finding.severity, finding.case) == ("short-clip", "warning", "a")
     assert "1.20 s" in finding.reason
     assert "1.3" in finding.reason
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.classification.recognize import Recognition, read_truth, recognize
+from pipeline.classification.recognize import Recognition, find_segments, recognize
 from pipeline.classification.train import make_loss
+from pipeline.classification.truth import read_truth
 from pipeline.config import parse_config
 from pipeline.files import read_json
 from pipeline.motions import MOTIONS, draw_motion, draw_scene, write_stitched
@@ -24,6 +26,7 @@ from pipeline.stages import find_stages
 from tests.waking import wake
 from volumetric.cases import Case, write_cases
 from volumetric.errors import ConfigError, ManifestError, OutputError
+from volumetric.inference.timeline import Timeline
 from volumetric.io.video import write_video
 from volumetric.metrics import youden_threshold
 from volumetric.model import load_classifier, load_classifier_spec, load_model
@@ -115,6 +118,8 @@ def test_from_files_to_results(once: Run[Any]) -> None:
     }
     for one in results["cases"]:
         assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+        assert one["seconds"][0] == pytest.approx([0, 1])  # 12 of 26 frames, 12 a second
+        assert one["seconds"][1] == pytest.approx([14 / 12, 26 / 12])
         mean = np.mean(one["views"], axis=0)
         assert list(one["probabilities"].values()) == pytest.approx(mean.tolist(), abs=1e-6)
     right = [one["truth"] == one["predicted"] for one in results["cases"]]
@@ -173,6 +178,14 @@ def test_a_broken_clip_is_set_apart_and_the_rest_goes_on(once: Run[Any]) -> None
     assert "broken.mp4" in entry["path"]
 
 
+def test_clips_shorter_than_what_the_network_sees_are_said(finished: Run[Any], clips: Path) -> None:
+    run = Run(finished.folder, quick_config(clips, model={"frames": 14, "stride": 2}))
+    find_stages(run).prepare(run)  # 26 frames each, of which it sees 27
+    found = [one for one in read_json(run.folder / "findings.json") if one["code"] == "short-clip"]
+    assert len(found) == 12
+    assert "lasts 2.17 s, the network sees 2.25" in found[0]["reason"]
+
+
 def test_the_report_is_one_page(finished: Run[Any]) -> None:
     page = find_stages(finished).report(finished)
     text = page.read_text(encoding="utf-8")
@@ -207,6 +220,20 @@ def test_a_changed_label_is_another_truth(finished: Run[Any], tmp_path: Path) ->
     (folder / "clips.csv").write_text("\n".join(changed) + "\n")
     run = Run(finished.folder, quick_config(folder / "clips.yaml"))
     assert training_key(run, 0) != training_key(finished, 0)
+
+
+def test_labels_declared_anew_are_checked_anew(finished: Run[Any], tmp_path: Path) -> None:
+    """A label that the manifest takes back is no label any more, though no clip has changed."""
+    folder = tmp_path / "other"
+    shutil.copytree(finished.manifest.parent, folder)
+    about = yaml.safe_load((folder / "clips.yaml").read_text())
+    about["labels"] = [TWO[0], "something else"]
+    (folder / "clips.yaml").write_text(yaml.safe_dump(about))
+    run = Run(finished.folder, quick_config(folder / "clips.yaml"))
+    find_stages(run).prepare(run)
+    entries = read_json(run.folder / "quarantine.json")
+    assert [entry["code"] for entry in entries].count("unknown-label") == 6
+    assert not [case for case in run.labelled_cases() if case.label == TWO[1]]
 
 
 def test_the_exported_model_says_how_it_is_used(once: Run[Any]) -> None:
@@ -376,6 +403,13 @@ def test_several_labels_a_clip(clips: Path, tmp_path: Path) -> None:
     go(run)
     results = read_json(run.folder / "results.json")
     assert results["multi_label"]
+    # An empty cell says that a clip has none of the labels: it counts as well.
+    held_out = {row[0]: row[column] for row in rows[1:] if row[rows[0].index("fold")] == "0"}
+    found = {one["id"]: ";".join(one["truth"]) for one in results["cases"]}
+    assert "" in found.values()
+    assert found == {name: held_out[name] for name in found}
+    assert results["n_cases"] == len(found) == len(held_out) - 1  # the broken one
+    assert results["metrics"]["auroc"][TWO[1]]["mean"] is not None
     assert results["metrics"]["average_precision"]["all"]["mean"] is not None
     assert results["confusion"] is None
     for metric in ("sensitivity", "specificity", "accuracy", "f1", "nll", "brier"):
@@ -407,9 +441,77 @@ def test_a_long_video_gets_a_timeline(once: Run[Any], tmp_path: Path) -> None:
     assert (out / "long_preview.mp4").stat().st_size > 1000
     results = json.loads((out / "results.json").read_text())
     assert results["metrics"]["ap_0.5"]["all"]["mean"] is not None
+    assert results["n_videos"] == 1
     page = (out / "index.html").read_text()
     assert "long_preview.mp4" in page
     assert "http" not in page.replace("http-equiv", "")
+    assert "one subject only" in page  # why there is no interval
+    # Without a truth nothing is scored, and no score of another time is left.
+    how = Recognition(preview=False)
+    recognize(once.model, [videos / "long.mp4"], out=out, device="cpu", how=how)
+    assert not (out / "results.json").exists()
+
+
+def test_a_truth_of_other_videos_is_refused(
+    once: Run[Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    video = tmp_path / "a.mp4"
+    shutil.copy(once.cases[0].image, video)
+    other = tmp_path / "b.mp4"
+    other.symlink_to(video)  # it goes by its own name
+    truth = tmp_path / "truth.csv"
+    row = f",0,26000,{TWO[0]}\n"
+    how = Recognition(preview=False)
+    given: dict[str, Any] = {"device": "cpu", "truth": truth, "how": how}
+    truth.write_text("video,start_s,end_s,label\nc.mp4" + row)
+    with pytest.raises(ManifestError, match="tells of c, and not of a"):
+        recognize(once.model, [video], out=tmp_path / "out", **given)
+    truth.write_text("video,start_s,end_s,label\nc.mp4" + row + "b.avi" + row)
+    recognize(once.model, [video, other], out=tmp_path / "out", **given)
+    said = caplog.text
+    assert "does not tell of a" in said
+    assert "tells of others, too: c" in said
+    assert "b: the truth ends at 26000 s, the video at 2.2 s" in said
+    assert read_json(tmp_path / "out" / "results.json")["n_videos"] == 1
+
+
+def test_where_nothing_can_be_written_nothing_is_begun(once: Run[Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "quarantine.json").mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot be written"):
+        recognize(once.model, [once.cases[0].image], out=out, device="cpu")
+
+
+def test_a_disk_that_fails_is_no_defect_of_ours(once: Run[Any], tmp_path: Path) -> None:
+    name = once.cases[0].image.stem
+    (tmp_path / f"{name}_segments.csv").mkdir()
+    (entry,), n_done = recognize(once.model, [once.cases[0].image], out=tmp_path, device="cpu")
+    assert (entry["code"], n_done) == ("os-error", 0)
+    assert entry["path"].endswith("_segments.csv")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"step_s": 0.0}, {"step_s": float("inf")}, {"threshold": 5.0}, {"shortest_s": -1.0}],
+    ids=str,
+)
+def test_a_search_that_cannot_be_meant(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Recognition(**wrong)  # type: ignore[arg-type]
+
+
+def test_several_labels_hold_where_each_is_likely(once: Run[Any]) -> None:
+    """The most probable of labels that do not exclude each other need not hold at all."""
+    spec = load_classifier_spec(once.model)
+    rows = np.array([[0.1, 0.2], [0.1, 0.2], [0.9, 0.8], [0.9, 0.8], [0.2, 0.8], [0.2, 0.1]])
+    timeline = Timeline(np.arange(6) + 0.5, rows, window_s=1, step_s=1, duration_s=6)
+    how = Recognition(smooth=1)
+    found = find_segments(timeline, replace(spec, multi_label=True), how)
+    assert [(one.label, round(one.start_s), round(one.end_s)) for one in found] == [
+        (TWO[0], 2, 4),
+        (TWO[1], 2, 5),
+    ]
+    assert len(find_segments(timeline, spec, how)) == 4  # each moment is of one
 
 
 def test_outputs_of_one_name_are_refused(once: Run[Any], tmp_path: Path) -> None:
@@ -421,10 +523,17 @@ def test_outputs_of_one_name_are_refused(once: Run[Any], tmp_path: Path) -> None
             device="cpu",
             how=Recognition(preview=False),
         )
+    with pytest.raises(ManifestError, match="mistaken for results"):
+        recognize(once.model, [tmp_path / "results.mp4"], out=tmp_path / "out", device="cpu")
 
 
 @pytest.mark.parametrize(
-    "text", ["video,start,end,label\n", "video,start_s,end_s,label\na,x,2,b\n"]
+    "text",
+    [
+        "video,start,end,label\n",
+        "video,start_s,end_s,label\na,x,2,b\n",
+        "video,start_s,end_s,label\na,3,2,b\n",
+    ],
 )
 def test_a_truth_that_is_none(tmp_path: Path, text: str) -> None:
     path = tmp_path / "truth.csv"

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from volumetric.clips import (
-    Protocol,
     choose_dense,
     choose_pairs,
     choose_segments,
@@ -165,18 +164,15 @@ def test_crops_cover_the_longer_side(height: int, width: int, data: st.DataObjec
 
 def test_thirty_views_by_hand() -> None:
     """256 pixels high, 455 wide: the squares SlowFast tests on."""
-    protocol = Protocol(views=10, crops=3)
-    boxes = crop_boxes(256, 455, size=256, crops=protocol.crops)
+    boxes = crop_boxes(256, 455, size=256, crops=3)
     assert boxes == [(0, 0, 256, 256), (0, 100, 256, 256), (0, 199, 256, 256)]
-    starts = [v[0] for v in view_indices(300, length=32, stride=2, views=protocol.views)]
+    starts = [v[0] for v in view_indices(300, length=32, stride=2, views=10)]
     assert starts == [0, 26, 53, 79, 105, 132, 158, 184, 211, 237]
 
 
 @pytest.mark.parametrize(
     "refused",
     [
-        lambda: Protocol(views=0),
-        lambda: Protocol(crops=2),
         lambda: choose_dense(0, length=4),
         lambda: choose_dense(5, length=0),
         lambda: choose_dense(5, length=4, stride=0),

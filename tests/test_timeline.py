@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from volumetric.errors import ConfigError
+from volumetric.inference.clips import classify_clip
 from volumetric.inference.timeline import Timeline, classify_stream, window_frames
 from volumetric.model import Model
 from volumetric.spec import ClassifierSpec
@@ -87,6 +89,26 @@ def test_windows_are_those_of_the_whole_video(
     assert found.duration_s == pytest.approx(n_frames / 4)
 
 
+def test_views_and_crops_of_a_clip_are_averaged() -> None:
+    """Frames as bright as their number, brighter by 50 in each third of their width."""
+    spec = replace(spec_of(3, stride=2), fit="crop", short_side=2)
+    values = torch.arange(9)[:, None] + 50 * torch.arange(6)[None] // 100 * 50
+    clip = values[None, :, None].expand(3, -1, 2, -1).to(torch.uint8)
+    found = classify_clip(Model(spec, [Brightness()]), clip, views=3, crops=3)
+    expected = [
+        [first + third * 50 + 1, first + 4 + third * 50 + 1]
+        for first in (0, 2, 4)
+        for third in range(3)
+    ]
+    shares = np.array(expected) / np.sum(expected, 1, keepdims=True)
+    np.testing.assert_allclose(found.views, shares, rtol=1e-5)
+    np.testing.assert_allclose(found.probabilities, shares.mean(0), rtol=1e-5)
+    # From the start of the first frame to the end of the last, four frames a second.
+    assert found.seen_s.tolist() == [
+        [start / 4, (start + 5) / 4] for start in (0, 2, 4) for _ in "abc"
+    ]
+
+
 def test_a_second_lies_between_its_windows() -> None:
     rows = np.array([[0.0, 1.0], [1.0, 0.0]])
     timeline = Timeline(np.array([0.5, 2.5]), rows, window_s=1, step_s=2, duration_s=3.2)
@@ -102,7 +124,7 @@ def test_a_model_of_whole_clips_looks_through_windows_of_their_usual_length() ->
     assert window_frames(replace(spec, fingerprint={"duration_s": {"median": 2.6}})) == 10
 
 
-@pytest.mark.parametrize("step_s", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("step_s", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_step_that_is_none(step_s: float) -> None:
     with pytest.raises(ConfigError):
         classify_stream(

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.videos import FAMILIES, draw_number, encode, read_number, uneven
+from tests.videos import FAMILIES, declare_turn, draw_number, encode, read_number, uneven
 from volumetric import VolumetricError, read_volume
+from volumetric.clips import choose_uniform
 from volumetric.io.video import (
     Probe,
     is_video_file,
@@ -145,6 +146,22 @@ def test_an_even_rate_gives_each_frame_once(
     assert numbers_in(slow.data) == list(range(0, 90, 5))
 
 
+@pytest.mark.parametrize("name", ["h264-mp4", "h264-mkv", "h264-ts"])
+def test_a_window_may_start_while_a_frame_is_on_show(
+    make: Callable[[str], tuple[Path, Probe]], name: str
+) -> None:
+    path, probe = make(name)  # 25 frames a second
+    for start_s, first in ((0.03, 0), (0.05, 1), (1.0, 25), (1.0395, 26), (1.035, 25)):
+        clip = read_clip(path, start_s=start_s, stop_s=start_s + 0.2, probe=probe)
+        assert numbers_in(clip.data) == list(range(first, first + 5)), start_s
+
+
+def test_frames_are_numbered_by_any_integers(make: Callable[[str], tuple[Path, Probe]]) -> None:
+    path, probe = make("h264-mp4")
+    assert numbers_in(read_frames(path, choose_uniform(90, length=3), probe=probe)) == [0, 45, 89]
+    assert numbers_in(read_frames(path, list(torch.arange(2)), probe=probe)) == [0, 1]
+
+
 def test_a_stream_is_the_clip_in_pieces(make: Callable[[str], tuple[Path, Probe]]) -> None:
     path, probe = make("h264-vfr-mp4")
     whole = read_clip(path, rate=20.0, size=48, probe=probe)
@@ -172,6 +189,41 @@ def test_size_is_the_short_side_or_both(make: Callable[[str], tuple[Path, Probe]
     for size in (0, -3, (0, 5), 10**6):
         with pytest.raises(VolumetricError, match="bad-size"):
             read_frames(path, [1], size=size, probe=probe)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "turn"),
+    [
+        ((-1, 0, 0, 1), lambda x: x.flip(3)),
+        ((1, 0, 0, -1), lambda x: x.flip(2)),
+        ((0, 1, 1, 0), lambda x: x.transpose(2, 3)),
+        ((0, -1, -1, 0), lambda x: x.transpose(2, 3).flip(2, 3)),
+        ((0, 1, -1, 0), lambda x: x.rot90(-1, (2, 3))),
+    ],
+    ids=["mirrored", "upside-down", "transposed", "other-diagonal", "turned"],
+)
+def test_a_picture_is_shown_as_its_container_says(
+    make: Callable[[str], tuple[Path, Probe]],
+    tmp_path: Path,
+    matrix: tuple[float, ...],
+    turn: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    source, plain = make("h264-mp4")
+    path = declare_turn(tmp_path / "turned.mp4", source, matrix)
+    probe = probe_video(path)
+    assert probe.mirrored == (matrix[0] * matrix[3] - matrix[1] * matrix[2] < 0)
+    stored = read_frames(source, [7, 60], probe=plain)
+    assert torch.equal(read_frames(path, [7, 60], probe=probe), turn(stored))
+    assert (probe.height, probe.width) == turn(stored).shape[2:]
+
+
+def test_a_picture_turned_askew_is_refused(
+    make: Callable[[str], tuple[Path, Probe]], tmp_path: Path
+) -> None:
+    half = 0.5**0.5
+    path = declare_turn(tmp_path / "askew.mp4", make("h264-mp4")[0], (half, half, -half, half))
+    with pytest.raises(VolumetricError, match="45 degrees"):
+        probe_video(path)
 
 
 def test_resizing_is_pillows(make: Callable[[str], tuple[Path, Probe]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -129,6 +130,17 @@ def overstate_avi(path: Path) -> Path:
         count = int.from_bytes(content[at : at + 4], "little")
         content[at : at + 4] = (3 * count).to_bytes(4, "little")
     path.write_bytes(content)
+    return path
+
+
+def declare_turn(path: Path, source: Path, matrix: tuple[float, ...]) -> Path:
+    """Copy an mp4 that is to be shown through (a, b, c, d): x' = a x + c y, y' = b x + d y."""
+    plain = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    a, b, c, d = (round(value * (1 << 16)) for value in matrix)
+    content = source.read_bytes()
+    at = content.index(plain, content.index(b"tkhd"))
+    turned = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(content[:at] + turned + content[at + len(turned) :])
     return path
 
 

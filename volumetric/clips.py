@@ -7,7 +7,6 @@ is held. Looping instead would show a jump, a motion that nobody made.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -18,25 +17,6 @@ from volumetric.errors import ConfigError
 Indices = NDArray[np.int64]
 Sampling = Literal["dense", "uniform", "segments"]
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a clip is tested: `views` along time by `crops` in the frame, their scores averaged.
-
-    10 views of 3 crops are the "30 views" of the non-local networks (Wang 2018, section 4.1) and
-    of SlowFast (Feichtenhofer 2019, section 4): a figure says little without its protocol.
-
-    Raises:
-        ConfigError: fewer than one view, or neither 1 nor 3 crops.
-    """
-
-    views: int = 1
-    crops: int = 1
-
-    def __post_init__(self) -> None:
-        _require(self.views >= 1, f"{self.views} views", "Test on at least one view")
-        _require_crops(self.crops)
 
 
 def choose_dense(
@@ -157,8 +137,9 @@ def view_indices(
 def crop_boxes(height: int, width: int, *, size: int, crops: int) -> list[Box]:
     """Squares (top, left, size, size): the centre, or start, centre and end of the longer side.
 
-    With the shorter side scaled to `size`, three crops cover the frame: the spatial half of the
-    30-view protocol (see `Protocol`). Halves round up, as in SlowFast's own code.
+    With the shorter side scaled to `size`, three crops cover the frame. Times ten views along time
+    they are the "30 views" of the non-local networks (Wang 2018, section 4.1) and of SlowFast
+    (Feichtenhofer 2019, section 4), as whose own code halves round up.
 
     Raises:
         ConfigError: neither 1 nor 3 crops, or a frame smaller than `size`.

@@ -36,18 +36,20 @@ class Answers:
         scored: cases, each with its "probabilities" by label, of its "views" and their "seconds".
         labels: what a case may be called.
         multi_label: whether it may be called several at a time.
+        known: ids of the cases whose truth is known; of several labels it may be none at all.
         resampling: how intervals are drawn.
     """
 
     scored: Scored
     labels: Sequence[str]
     multi_label: bool
+    known: frozenset[str]
     resampling: Resampling
 
 
 def describe_answers(answers: Answers) -> dict[str, Any]:
     """What results.json says of them."""
-    labelled = [(case, found) for case, found in answers.scored if case.label is not None]
+    labelled = [(case, found) for case, found in answers.scored if case.id in answers.known]
     return {
         "n_cases": len(labelled),
         "confidence": answers.resampling.confidence,
@@ -134,7 +136,7 @@ def _truth(answers: Answers, cases: Sequence[Case]) -> NDArray[np.int64]:
 
 def _describe(answers: Answers, case: Case, found: Mapping[str, Any]) -> dict[str, Any]:
     probabilities: dict[str, float] = found["probabilities"]
-    known = case.label is not None
+    known = case.id in answers.known
     names = answers.labels
     target = _target(answers, case).tolist()
     truth = [name for name, own in zip(names, target, strict=True) if own] if known else []

@@ -52,7 +52,7 @@ def classify(
     """
     model = load_scan_classifier(model_folder, device=find_device(device))
     spec = model.spec
-    cases = _find_cases(inputs, spec, root=root, series=series)
+    cases, listed = _find_cases(inputs, spec, root=root, series=series)
     found: dict[str, Mapping[str, Any]] = {}
 
     def classify_case(case: Case) -> None:
@@ -67,7 +67,8 @@ def classify(
     scored = [(case, found[case.id]) for case in cases if case.id in found]
     if scored:
         resampling = Resampling(_RESAMPLES, 0, 0.95)
-        answers = Answers(scored, spec.classes, spec.multi_label, resampling)
+        known = frozenset(case.id for case, _ in scored if case.id in listed or case.label)
+        answers = Answers(scored, spec.classes, spec.multi_label, known, resampling)
         write_json(out / "results.json", _results(answers, spec))
         write_scores(out / "scores.csv", answers)
         write_json(out / "provenance.json", {"command": describe_command(), **spec.about})
@@ -86,18 +87,20 @@ def _results(answers: Answers, spec: ScanClassifierSpec) -> dict[str, Any]:
 
 def _find_cases(
     inputs: Sequence[Path], spec: ScanClassifierSpec, *, root: Path | None, series: str | None
-) -> list[Case]:
+) -> tuple[list[Case], frozenset[str]]:
+    """The cases, and ids of those whose manifest says what they have, be it none of its labels."""
     cases: list[Case] = []
     scans = [path for path in inputs if path.suffix.lower() not in (".yaml", ".yml")]
     for path in inputs:
         if path not in scans:
             cases += _listed(path, spec, root)
+    listed = frozenset(case.id for case in cases if spec.multi_label)
     if scans:
         cases += find_scans(scans, series)
     names = [case.id for case in cases]
     if len(set(names)) < len(names):
         raise ManifestError("duplicate-id", "two inputs share an id", "Give each case its own")
-    return cases
+    return cases, listed
 
 
 def _listed(manifest: Path, spec: ScanClassifierSpec, root: Path | None) -> list[Case]:

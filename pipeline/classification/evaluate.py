@@ -35,6 +35,7 @@ def evaluate(run: LabelRun) -> None:
             scored,
             run.data_set.labels,
             run.data_set.multi_label,
+            frozenset(case.id for case, _ in scored if run.has_truth(case)),
             Resampling(section.resamples, run.config.seed, section.confidence),
         )
         write_json(run.folder / "results.json", _results(run, answers))

@@ -66,7 +66,11 @@ def _measure(run: ClassifyRun, case: Case) -> Measured:
 
 def _compare(run: ClassifyRun, known: Known) -> list[Finding]:
     traits = [(case, ClipTraits(**facts["traits"])) for case, facts in known]
-    return check_clips(traits, labels=run.data_set.labels)
+    rates = [one.rate for _, one in traits if one.rate is not None]
+    model, shortest_s = run.config.model, 0.0
+    if model.sampling == "dense" and rates:
+        shortest_s = ((model.frames - 1) * model.stride + 1) / _choose_rate(run, median(rates))
+    return check_clips(traits, labels=run.data_set.labels, shortest_s=shortest_s)
 
 
 def _choose(run: ClassifyRun, facts: Facts) -> None:
@@ -76,14 +80,19 @@ def _choose(run: ClassifyRun, facts: Facts) -> None:
     write_json(run.folder / "fingerprint.json", fingerprint)
     wanted = run.config.prepare
     usual = fingerprint["rate"]["median"]
-    rate, why = min(usual, _FASTEST), f"the median, {usual:g}, at most {_FASTEST:g} frames a second"
-    if wanted.rate is not None:
-        rate, why = wanted.rate, "set in the configuration"
+    rate, why = _choose_rate(run, usual), "set in the configuration"
+    if wanted.rate is None:
+        why = f"the median, {usual:g}, at most {_FASTEST:g} frames a second"
     plan = {
         "values": {"rate": rate, "short_side": wanted.size},
         "why": {"rate": why, "short_side": "set in the configuration"},
     }
     write_json(run.folder / "plan.json", plan)
+
+
+def _choose_rate(run: ClassifyRun, usual: float) -> float:
+    """Frames a second; `usual` is the median of the data set's own."""
+    return run.config.prepare.rate or min(usual, _FASTEST)
 
 
 def _sum_up(run: ClassifyRun, traits: list[Mapping[str, Any]]) -> dict[str, Any]:

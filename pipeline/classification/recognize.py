@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,23 @@ from typing import Any
 import torch
 
 from pipeline.classification.preview import draw_preview
+from pipeline.classification.truth import compare_end, compare_names, read_truth
 from pipeline.device import find_device
 from pipeline.files import write_json
 from pipeline.inputs import go_through, refuse_twins
 from pipeline.report.timeline import write_timeline_page
-from volumetric.cases import Case, read_manifest
-from volumetric.errors import ManifestError, UnsupportedError
+from volumetric.cases import Case
+from volumetric.errors import ConfigError, ManifestError, UnsupportedError
 from volumetric.inference.timeline import Timeline, classify_stream
-from volumetric.io.video import is_video_file, probe_video, stream_clip, write_video
+from volumetric.io.video import Probe, is_video_file, probe_video, stream_clip, write_video
 from volumetric.metrics import Segment, merge_segments, score_localisation, smooth_windows
 from volumetric.model import load_classifier
 from volumetric.spec import ClassifierSpec
 
 _PREVIEW_SIDE = 240  # pixels, also of smaller videos, or the label could not be read
 _PREVIEW_RATE = 12.5
-_TRUTH = ("video", "start_s", "end_s", "label")
+_RESULTS = ("results", "quarantine")  # names of files beside those of the videos
+_SURE = 0.5  # of a class that may hold beside others
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,13 @@ class Recognition:
         step_s: from one window to the next.
         smooth: windows averaged around each; odd, 1 for none.
         threshold: with one, a class holds wherever its probability reaches it, and classes may
-            overlap; without, each moment belongs to the most probable.
+            overlap; without, each moment belongs to the most probable, or, for a model of
+            several labels, to each that is more likely than not.
         shortest_s: segments shorter than this are dropped.
         preview: whether a video with the label drawn into it is written.
+
+    Raises:
+        ConfigError: a number that means nothing.
     """
 
     step_s: float = 0.5
@@ -46,6 +53,20 @@ class Recognition:
     threshold: float | None = None
     shortest_s: float = 0.5
     preview: bool = True
+
+    def __post_init__(self) -> None:
+        sound = {
+            "step_s": 0 < self.step_s < math.inf,
+            "threshold": self.threshold is None or 0 < self.threshold <= 1,
+            "shortest_s": 0 <= self.shortest_s < math.inf,
+        }
+        for name, fits in sound.items():
+            if not fits:
+                raise ConfigError(
+                    "bad-recognition",
+                    f"{name} is {getattr(self, name)}",
+                    "Give a step above 0 s, a threshold from above 0 to 1, a shortest from 0 s on",
+                )
 
 
 def recognize(
@@ -61,28 +82,38 @@ def recognize(
 
     Of each video: `<name>.json` (per-second probabilities, segments), `<name>_seconds.csv`,
     `<name>_segments.csv`, `<name>_preview.mp4`. With `truth` (columns video, start_s, end_s,
-    label) also results.json with the localisation's scores. Refused videos are listed in
-    `<out>/quarantine.json` with reason and remedy.
+    label) also results.json with the localisation's scores, over the videos that it lists.
+    Refused videos are listed in `<out>/quarantine.json` with reason and remedy.
 
     Raises:
         UnreadableFileError, ConfigError: no model, or one that does something else.
         DeviceError: no such device.
-        ManifestError: two videos of one name, or a truth that cannot be read.
+        ManifestError: two videos of one name, or a truth that cannot be read or is of others.
         OutputError: `out` cannot be written.
     """
     model = load_classifier(model_folder, device=find_device(device))
     cases = _cases([one for path in inputs for one in _expand(path)])
     known = {} if truth is None else read_truth(truth, classes=model.spec.classes)
+    if truth is not None:
+        compare_names(truth, set(known), {case.id for case in cases})
     found: dict[str, list[Segment]] = {}
 
     def recognize_case(case: Case) -> None:
-        timeline = classify_stream(model, _stream(model.spec, case.image), step_s=how.step_s)
+        probe = probe_video(case.image)
+        chunks = stream_clip(
+            case.image, rate=model.spec.rate, size=model.spec.short_side, probe=probe
+        )
+        timeline = classify_stream(model, chunks, step_s=how.step_s)
+        compare_end(case.id, timeline.duration_s, known.get(case.id, []))
         segments = find_segments(timeline, model.spec, how)
         _write(out, case, timeline, segments, model.spec)
+        (out / f"{case.id}_preview.mp4").unlink(missing_ok=True)
         if how.preview:
-            _write_preview(out, case, timeline, model.spec)
+            _write_preview(out, case, timeline, spec=model.spec, probe=probe)
         found[case.id] = segments
 
+    for name in ("results.json", "index.html"):  # of other videos, or of another truth
+        (out / name).unlink(missing_ok=True)
     refused = go_through(recognize_case, cases, "recognise", out=out)
     results = _score(known, found, model.spec)
     if results:
@@ -95,56 +126,16 @@ def recognize(
 
 def find_segments(timeline: Timeline, spec: ClassifierSpec, how: Recognition) -> list[Segment]:
     """What happens from when to when, by time."""
+    threshold = _SURE if how.threshold is None and spec.multi_label else how.threshold
     odd = min(how.smooth, 2 * ((len(timeline.times_s) - 1) // 2) + 1)
     return merge_segments(
         smooth_windows(timeline.probabilities, odd),
         timeline.times_s.tolist(),
         classes=spec.classes,
-        threshold=how.threshold,
+        threshold=threshold,
         shortest_s=min(how.shortest_s, timeline.duration_s / 2),
         span_s=(0.0, timeline.duration_s),
     )
-
-
-def read_truth(path: Path, *, classes: Sequence[str]) -> dict[str, list[Segment]]:
-    """Segments of each video's name in a CSV with columns video, start_s, end_s and label.
-
-    Raises:
-        ManifestError: other columns, a row without numbers, or a label that is no class.
-    """
-    rows = csv.DictReader(read_manifest(path).removeprefix("\ufeff").splitlines())
-    segments: dict[str, list[Segment]] = {}
-    if tuple(rows.fieldnames or ()) != _TRUTH:
-        raise ManifestError(
-            "bad-columns",
-            f"has columns {', '.join(rows.fieldnames or ['none'])}",
-            f"Give {', '.join(_TRUTH)}",
-            path=path,
-        )
-    for row in rows:
-        try:
-            one = Segment(float(row["start_s"]), float(row["end_s"]), row["label"])
-        except (TypeError, ValueError) as error:
-            raise ManifestError(
-                "bad-row",
-                "start_s or end_s is no number",
-                "Give seconds, such as 12.5",
-                path=f"{path}:{rows.line_num}",
-            ) from error
-        if one.label not in classes:
-            raise ManifestError(
-                "unknown-label",
-                f"the model does not know {one.label!r}",
-                f"Use its classes: {', '.join(classes)}",
-                path=f"{path}:{rows.line_num}",
-            )
-        segments.setdefault(Path(row["video"]).stem, []).append(one)
-    return segments
-
-
-def _stream(spec: ClassifierSpec, video: Path) -> Iterator[Any]:
-    probe = probe_video(video)
-    return stream_clip(video, rate=spec.rate, size=spec.short_side, probe=probe)
 
 
 def _score(
@@ -202,9 +193,10 @@ def _write_table(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]])
         writer.writerows(rows)
 
 
-def _write_preview(out: Path, case: Case, timeline: Timeline, spec: ClassifierSpec) -> None:
+def _write_preview(
+    out: Path, case: Case, timeline: Timeline, *, spec: ClassifierSpec, probe: Probe
+) -> None:
     """The video small, with the most probable class drawn into it."""
-    probe = probe_video(case.image)
     rate = min(_PREVIEW_RATE, probe.rate or _PREVIEW_RATE)
     chunks = stream_clip(case.image, rate=rate, size=_PREVIEW_SIDE, probe=probe)
     frames = (
@@ -214,8 +206,14 @@ def _write_preview(out: Path, case: Case, timeline: Timeline, spec: ClassifierSp
 
 
 def _cases(inputs: Sequence[Path]) -> list[Case]:
-    names = [path.resolve().stem for path in inputs]
+    names = [path.stem for path in inputs]
     refuse_twins(names)
+    if taken := sorted({*names} & {*_RESULTS}):
+        raise ManifestError(
+            "reserved-name",
+            f"a video called {taken[0]!r} would be mistaken for {taken[0]}.json",
+            "Give it another name",
+        )
     return [Case(name, name, None, path) for name, path in zip(names, inputs, strict=True)]
 
 

@@ -75,7 +75,10 @@ def recognize(
     step: Annotated[float, typer.Option(help="Seconds from one window to the next.")] = 0.5,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Find classes wherever they reach it, also several at a time."),
+        typer.Option(
+            help="Find classes wherever they reach it, also several at a time; 0.5 for a model "
+            "of several labels, else the most probable alone."
+        ),
     ] = None,
     shortest: Annotated[float, typer.Option(help="Shortest segment, in seconds.")] = 0.5,
     preview: Annotated[bool, typer.Option(help="Write the video with its label drawn.")] = True,

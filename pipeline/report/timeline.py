@@ -50,7 +50,7 @@ def _headline(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if found is None or found["mean"] is None:
             continue
         name = f"mAP at IoU {metric[3:]}" if metric.startswith("ap_") else "boundary error, s"
-        interval = ""
+        interval = found["reason"] or ""
         if found["ci_low"] is not None:
             interval = f"{found['ci_low']:.3f} to {found['ci_high']:.3f}"
         rows.append((name, f"{found['mean']:.3f}", interval))
@@ -70,8 +70,12 @@ def _describe(
     colours = {name: f"hsl({hue} 60% 50%)" for name, hue in hues.items()}
     duration_s = float(content["duration_s"])
     rows = [
-        (classes[number], _strip([row[number] for row in content["seconds"]], duration_s))
-        for number in shown
+        (
+            name,
+            _strip([row[number] for row in content["seconds"]], duration_s, colour=colours[name]),
+        )
+        for number, name in enumerate(classes)
+        if name in colours
     ]
     bars = [("found", _bars(found, duration_s, colours))]
     if true:
@@ -93,7 +97,7 @@ def _describe(
     }
 
 
-def _strip(values: Sequence[float], duration_s: float) -> Markup:
+def _strip(values: Sequence[float], duration_s: float, *, colour: str) -> Markup:
     """One row: a second a rectangle, the likelier the stronger."""
     cells = Markup("").join(
         Markup('<rect x="{}" y="0" width="{:.3f}" height="{}" opacity="{:.3f}"/>').format(
@@ -102,7 +106,7 @@ def _strip(values: Sequence[float], duration_s: float) -> Markup:
         for second, value in enumerate(values)
         if value >= 0.005 and second < duration_s
     )
-    return _drawing(cells, duration_s)
+    return _drawing(Markup('<g style="fill:{}">{}</g>').format(colour, cells), duration_s)
 
 
 def _bars(segments: Sequence[Segment], duration_s: float, colours: Mapping[str, str]) -> Markup:

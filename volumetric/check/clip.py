@@ -53,20 +53,18 @@ def check_clip(
     labels: Sequence[str] | None = None,
     multi_label: bool = False,
     cache: Path | None = None,
-    shortest_s: float | None = None,
 ) -> CheckedClip:
     """All that can be said of a clip by itself; what reading it by time would refuse is among it.
 
     `labels` are those that its manifest declares; without them its label is not looked at.
-    `multi_label` as in a manifest. `cache` is a folder of probes, as `probe_video` takes it;
-    `shortest_s` is how many seconds a clip needs.
+    `multi_label` as in a manifest. `cache` is a folder of probes, as `probe_video` takes it.
     """
     probe, noticed = _probe(case, cache)
     if labels is not None:
         noticed += check_label(case, labels, multi_label=multi_label)
     noticed += _check_row(case)
     if probe is not None:
-        noticed += [*_check_frames(probe, case.image), *_check_times(probe, shortest_s, case.image)]
+        noticed += [*_check_frames(probe, case.image), *_check_times(probe, case.image)]
         noticed += _check_pictures(probe)
     error = next((one for one in noticed if isinstance(one, VolumetricError)), None)
     traits = None if probe is None or error is not None else take_clip_traits(probe)
@@ -156,9 +154,7 @@ def _check_frames(probe: Probe, path: Path) -> Iterator[VolumetricError | Said]:
             )
 
 
-def _check_times(
-    probe: Probe, shortest_s: float | None, path: Path
-) -> Iterator[VolumetricError | Said]:
+def _check_times(probe: Probe, path: Path) -> Iterator[VolumetricError | Said]:
     """When frames are shown, and for how long."""
     try:
         rate = check_window(probe, 0.0, None, None, path)
@@ -180,26 +176,20 @@ def _check_times(
             f"has {rate:.3g} frames a second",
             "Check its times: motion is learned by the second",
         )
-    duration_s = probe.duration_s or 0.0
     if probe.n_frames == 1:
         yield "short-clip", "warning", "holds a single frame", "Leave it out: nothing moves"
-    elif shortest_s is not None and duration_s < shortest_s - 0.5 / rate:
-        yield (
-            "short-clip",
-            "warning",
-            f"lasts {duration_s:.2f} s, a clip needs {shortest_s:g}",
-            "Leave it out, or use shorter clips; its frames would be shown again",
-        )
 
 
 def _check_pictures(probe: Probe) -> Iterator[Said]:
     """What the frames show, and how they are stored."""
     yield from _check_stills(probe)
-    if probe.rotation:
+    if probe.rotation or probe.mirrored:
+        turned = f"turned, and shown {probe.rotation} degrees to the left of that"
+        how = ["mirrored"] * probe.mirrored + [turned] * (probe.rotation > 0)
         yield (
             "stored-turned",
             "note",
-            f"is stored turned, and shown {probe.rotation} degrees to the left of that",
+            f"is stored {' and '.join(how)}",
             "Nothing to do: it is read upright",
         )
     if probe.is_interlaced:

@@ -95,8 +95,12 @@ def take_clip_traits(probe: Probe) -> ClipTraits:
     )
 
 
-def check_clips(seen: Clips, *, labels: Sequence[str] | None) -> list[Finding]:
+def check_clips(
+    seen: Clips, *, labels: Sequence[str] | None, shortest_s: float = 0.0
+) -> list[Finding]:
     """What is odd about clips side by side; `labels` are the manifest's.
+
+    `shortest_s` is how many seconds a network sees at a time.
 
     Outliers are beyond 6 times the median absolute deviation, scaled to a normal distribution's
     sigma, of the logarithm, and beyond a factor; where more than a tenth lies far out, the set is
@@ -107,6 +111,7 @@ def check_clips(seen: Clips, *, labels: Sequence[str] | None) -> list[Finding]:
         *check_labels([case for case, _ in seen], labels or ()),
         *_check_outliers(seen),
         *_check_giveaway(seen),
+        *_check_short(seen, shortest_s),
     ]
 
 
@@ -230,6 +235,21 @@ def _check_giveaway(seen: Clips) -> Iterator[Finding]:
             "Expect that where a clip comes from is learned for what it shows; bring more sources "
             "of each label",
         )
+
+
+def _check_short(seen: Clips, shortest_s: float) -> Iterator[Finding]:
+    for case, traits in seen:
+        if traits.duration_s is not None and traits.n_frames > 1:
+            frame_s = traits.duration_s / traits.n_frames
+            if traits.duration_s < shortest_s - frame_s / 2:
+                yield _of_case(
+                    case,
+                    "short-clip",
+                    "warning",
+                    f"lasts {traits.duration_s:.2f} s, the network sees {shortest_s:.3g}",
+                    "Show it less (model.frames, model.stride), or leave it out: its last frame "
+                    "is held",
+                )
 
 
 def _format(traits: ClipTraits) -> str:

@@ -26,8 +26,8 @@ class ClipScores:
     Attributes:
         probabilities: float64 (n_classes,), the mean over views and networks.
         views: float64 (n_views, n_classes), each the mean over networks.
-        seen_s: first and last moment that each view saw, in seconds of the clip: (n_views, 2);
-            (0, 2) of a scan.
+        seen_s: what each view saw, in seconds of the clip: from the start of its first frame to
+            the end of its last, (n_views, 2); (0, 2) of a scan.
     """
 
     probabilities: NDArray[np.float64]
@@ -80,7 +80,7 @@ def classify_clip(
         for start in range(0, len(pairs), at_once)
     ]
     scores = np.concatenate(parts)
-    ends = np.array([(frames[0], frames[-1]) for frames, _, _ in pairs], dtype=np.float64)
+    ends = np.array([(frames[0], frames[-1] + 1) for frames, _, _ in pairs], dtype=np.float64)
     return ClipScores(scores.mean(0), scores, ends / spec.rate)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ def classify_stream(
         ConfigError: a step that is none; no frame at all.
     """
     spec = model.spec
-    if not step_s > 0:
+    if not 0 < step_s < math.inf:
         raise ConfigError("bad-step", f"a step of {step_s} s", "Give more than 0")
     length, step = window_frames(spec), max(1, round(step_s * spec.rate))
     times, scores = [], []

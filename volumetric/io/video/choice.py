@@ -31,7 +31,9 @@ def choose_numbers(probe: Probe, start_s: float, stop_s: float | None, rate: flo
             "Ask for a lower rate, or for a window of it",
         )
     if probe.rate and not probe.variable and math.isclose(rate, probe.rate, rel_tol=1e-6):
-        first = math.floor(start_s * rate + 0.5 - 1e-3) if start_s else 0
+        # Frames of an even rate may come as late as that and still count as even (`probe._rate`).
+        late_s = max(_ROUNDING_S, 0.02 / rate)
+        first = max(bisect.bisect_right(probe.times_s, start_s + late_s) - 1, 0)
         return list(range(first, min(first + max(n_steps, 1), probe.n_frames)))
     times = probe.times_s
     return [

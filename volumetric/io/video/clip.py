@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -49,8 +50,9 @@ def read_frames(
     """
     path = Path(path)
     probe = probe or probe_video(path)
-    check_numbers(probe, indices, path, by_time=False)
-    return _gather(path, list(indices), frame_size(probe, size, path), probe)
+    numbers = list(map(operator.index, indices))  # NumPy's integers are none to JSON
+    check_numbers(probe, numbers, path, by_time=False)
+    return _gather(path, numbers, frame_size(probe, size, path), probe)
 
 
 def read_clip(

@@ -18,7 +18,7 @@ from volumetric.io.video.source import (
     RefusedError,
     checksum,
     decode_frames,
-    display_rotation,
+    display_turn,
     open_video,
     to_rgb,
 )
@@ -37,7 +37,7 @@ class _Tally:
     kinds: list[int] = field(default_factory=list)
     damaged: list[bool] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
-    sizes: set[tuple[int, int, int]] = field(default_factory=set)
+    sizes: set[tuple[int, int, int, bool]] = field(default_factory=set)
     last: VideoFrame | None = None
     still: int = 1
     longest_still: int = 1
@@ -68,7 +68,7 @@ def _add(tally: _Tally, decoded: Decoded) -> None:
     tally.damaged.append(decoded.is_corrupt or decoded.after_loss)
     tally.keys.append(frame.key_frame)
     tally.is_interlaced = tally.is_interlaced or frame.interlaced_frame
-    tally.sizes.add((frame.height, frame.width, display_rotation(frame)))
+    tally.sizes.add((frame.height, frame.width, *display_turn(frame)))
     pixels = to_rgb(frame)
     tally.checksums.append(checksum(pixels))
     same = (
@@ -146,7 +146,7 @@ def _facts(
 ) -> dict[str, Any]:
     last = tally.last
     assert last is not None
-    height, width, rotation = next(iter(tally.sizes))
+    height, width, rotation, mirrored = next(iter(tally.sizes))
     if rotation % 180:
         height, width = width, height
     rate = stream.average_rate or stream.guessed_rate
@@ -158,6 +158,7 @@ def _facts(
         "width": width,
         "height": height,
         "rotation": rotation,
+        "mirrored": mirrored,
         "is_resized": len(tally.sizes) > 1,
         "n_claimed": stream.frames or None,
         "claimed_s": _claimed_s(container, stream),

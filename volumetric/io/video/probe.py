@@ -20,7 +20,7 @@ from volumetric.io.video.process import converse
 _log = logging.getLogger(__name__)
 
 _LISTS = ("times_s", "corrupt", "checksums")
-_VERSION = 1  # of what is kept in a cache; raise it when the meaning of a field changes
+_VERSION = 2  # of what is kept in a cache; raise it when the meaning of a field changes
 
 # Where decord has been exact on numbered frames. Elsewhere it is not even tried: it may pass a
 # few spot checks and be wrong between them.
@@ -44,6 +44,7 @@ class Probe:
         width: as displayed, that is after rotation.
         height: as displayed.
         rotation: degrees to the left that show a stored frame upright; applied when reading.
+        mirrored: whether a stored frame is mirrored, left to right, before that.
         n_frames: how many there are, by decoding.
         n_claimed: how many the container says there are; None where it does not say.
         claimed_s: how long the container says it lasts; None where it does not say.
@@ -75,6 +76,7 @@ class Probe:
     width: int
     height: int
     rotation: int
+    mirrored: bool
     n_frames: int
     n_claimed: int | None
     claimed_s: float | None

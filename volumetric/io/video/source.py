@@ -5,6 +5,7 @@ Imported by the decoding process alone, which knows neither torch nor the rest o
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,9 +177,27 @@ def _complains(log: list[tuple[int, str, str]]) -> bool:
     return any(level <= av.logging.ERROR or text.startswith(_GAP) for level, _, text in log)
 
 
-def display_rotation(frame: VideoFrame) -> int:
-    """Quarter turns to the left, in degrees (0, 90, 180, 270), that show the frame upright."""
-    return round(frame.rotation / 90) * 90 % 360
+def display_turn(frame: VideoFrame) -> tuple[int, bool]:
+    """How a frame is made upright: quarter turns to the left, in degrees from 0 to 270.
+
+    And whether it is mirrored, left to right, before that.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 0, False
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].astype(np.float64).tolist()
+    mirrored = a * d < b * c
+    if mirrored:
+        a, b = -a, -b
+    degrees = -math.degrees(math.atan2(b, a))
+    if abs(degrees - round(degrees / 90) * 90) > 1:
+        raise RefusedError(
+            "turned-askew",
+            f"says that it is to be shown turned by {degrees:.0f} degrees",
+            "Turn it upright, and export it again",
+            unsupported=True,
+        )
+    return round(degrees / 90) * 90 % 360, mirrored
 
 
 def to_rgb(frame: VideoFrame) -> Pixels:
@@ -189,8 +208,9 @@ def to_rgb(frame: VideoFrame) -> Pixels:
     """
     image = frame.reformat(format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
     pixels = np.asarray(image.to_ndarray(), np.uint8)
-    turns = display_rotation(frame) // 90
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+    degrees, mirrored = display_turn(frame)
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    return np.ascontiguousarray(np.rot90(pixels, degrees // 90))
 
 
 def checksum(pixels: Pixels) -> int:
