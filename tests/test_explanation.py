@@ -241,9 +241,7 @@ def test_layer_of_monais_networks() -> None:
         spatial_dims=3, in_channels=1, out_channels=2, block_config=(2, 2, 2), init_features=8
     )
     assert _layer_of(dense, (1, 32, 32, 32)) == ("features.transition2.conv", (4, 4, 4))
-    residual = resnet18(
-        spatial_dims=3, n_input_channels=1, num_classes=2, block_inplanes=(8, 16, 32, 64)
-    )
+    residual = resnet18(spatial_dims=3, n_input_channels=1, num_classes=2)
     assert _layer_of(residual, (1, 32, 32, 32)) == ("layer3", (4, 4, 4))
 
 
