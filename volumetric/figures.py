@@ -27,6 +27,12 @@ EDGES: dict[Plane, tuple[str, str, str, str]] = {
     "coronal": ("S", "L", "I", "R"),
     "sagittal": ("S", "P", "I", "A"),
 }
+# Matplotlib's inferno in ten steps: as even to the eye with any colour vision, and in grey.
+HEAT: tuple[tuple[int, int, int], ...] = (
+    *((0, 0, 4), (27, 12, 66), (75, 12, 107), (120, 28, 109), (165, 44, 96)),
+    *((207, 68, 70), (237, 105, 37), (251, 154, 6), (247, 208, 60), (252, 255, 164)),
+)
+_OPACITY = 0.8  # of the highest value of a map: what it lies on stays visible
 _AXIS: dict[Plane, int] = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 
@@ -122,10 +128,65 @@ def encode_grey(
     low, high = limits
     values = np.nan_to_num(plane.astype(np.float32), nan=low, posinf=high, neginf=low)
     scaled = np.clip((values - low) / (high - low), 0, 1) * 255
-    height, width = (max(1, round(384 * side / longest_mm)) for side in size_mm)
     picture = Image.fromarray(scaled.astype(np.uint8)).resize(
-        (width, height), Image.Resampling.BICUBIC
+        _shown_size(size_mm, longest_mm), Image.Resampling.BICUBIC
     )
+    return _webp(picture)
+
+
+def encode_heat(
+    plane: NDArray[np.generic], *, size_mm: tuple[float, float], longest_mm: float
+) -> bytes:
+    """A WebP file of a map (rows, columns) from 0 to 1, to be laid over `encode_grey`'s.
+
+    Colours are `colour_heat`'s; sizes are as there.
+    """
+    values = Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32)).resize(
+        _shown_size(size_mm, longest_mm), Image.Resampling.BILINEAR
+    )
+    return _webp(Image.fromarray(colour_heat(np.asarray(values))))
+
+
+def colour_heat(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Red, green, blue and opacity (rows, columns, 4) of values from 0 to 1.
+
+    The higher, the lighter by `HEAT` and the more opaque; 0 is not seen.
+    """
+    clipped = np.clip(np.nan_to_num(values.astype(np.float32)), 0, 1)
+    steps = np.linspace(0, 1, len(HEAT))
+    colours = [np.interp(clipped, steps, [step[part] for step in HEAT]) for part in range(3)]
+    rgba = np.stack([*colours, 255 * _OPACITY * clipped], axis=-1)
+    return np.rint(rgba).astype(np.uint8)
+
+
+def encode_small(
+    pixels: NDArray[np.uint8], heat: NDArray[np.generic] | None, *, shape: float, longest: int = 240
+) -> bytes:
+    """A small WebP file of a slice or frame (rows, columns) or (rows, columns, 3).
+
+    `heat` (rows, columns), from 0 to 1, is laid over it; `shape` is the picture's width over its
+    height, whose longer one has at most `longest` pixels.
+    """
+    longest = min(longest, 2 * max(pixels.shape[:2]))
+    size = (longest, max(1, round(longest / shape)))
+    if shape < 1:
+        size = (max(1, round(longest * shape)), longest)
+    # The rows of a flipped slice run backwards in memory, which Pillow does not read.
+    picture = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGBA")
+    picture = picture.resize(size, Image.Resampling.BILINEAR)
+    if heat is not None:
+        values = Image.fromarray(np.ascontiguousarray(heat, dtype=np.float32))
+        over = colour_heat(np.asarray(values.resize(size, Image.Resampling.BILINEAR)))
+        picture = Image.alpha_composite(picture, Image.fromarray(over))
+    return _webp(picture.convert("RGB"))
+
+
+def _shown_size(size_mm: tuple[float, float], longest_mm: float) -> tuple[int, int]:
+    height, width = (max(1, round(384 * side / longest_mm)) for side in size_mm)
+    return width, height
+
+
+def _webp(picture: Image.Image) -> bytes:
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=88)
     return file.getvalue()

@@ -77,11 +77,11 @@ def draw_panel(
         title=frame.plane.capitalize(),
         detail=f"slice {frame.index + 1} of {frame.n_slices}",
         differing=differing,
-        image=_svg(frame, total, image, label=f"Image, {where}", bar=False),
-        overlay=_svg(frame, total, again + marks, label=f"{where}: {what}", bar=True),
+        image=frame_svg(frame, total, image, label=f"Image, {where}", bar=False),
+        overlay=frame_svg(frame, total, again + marks, label=f"{where}: {what}", bar=True),
         difference=None
         if frame.truth is None
-        else _svg(
+        else frame_svg(
             frame,
             total,
             Markup('<g opacity=".45">{}</g>{}').format(again, _differences(frame)),
@@ -157,7 +157,8 @@ def gutter_mm(total: float) -> float:
     return 0.034 * total
 
 
-def _svg(frame: Frame, total: float, content: Markup, *, label: str, bar: bool) -> Markup:
+def frame_svg(frame: Frame, total: float, content: Markup, *, label: str, bar: bool) -> Markup:
+    """A slice in mm with what is drawn on it in its pixels, letters round it, and a scale bar."""
     height, width = frame.size_mm
     gutter = gutter_mm(total)
     letter = Markup('<text x="{:.2f}" y="{:.2f}">{}</text>')
