@@ -55,6 +55,19 @@ def facts_key(run: Run[Any], case: Case) -> str | None:
     return key
 
 
+def weights_key(path: Path | None) -> str | None:
+    """Of the bytes of the file that a network's weights come from; None where there is none.
+
+    Raises:
+        UnreadableFileError: the file is missing.
+    """
+    if path is not None and not path.is_file():
+        raise UnreadableFileError(
+            "missing-file", "does not exist", "Check model.weights", path=path
+        )
+    return None if path is None else hash_files([path])
+
+
 def read_plan(run: Run[Any]) -> dict[str, Any]:
     """What the plan chose, by name."""
     plan: dict[str, Any] = read_json(run.folder / "plan.json")["values"]

@@ -66,6 +66,8 @@ def test_overrides_reach_their_field() -> None:
         ("data.fold", -1, "data.fold"),
         ("data.fold", "some", "data.fold"),
         ("model.kind", "vnet", "model.kind"),
+        ("model.weights", "imagenet", "only for kind slice_unet"),
+        ("model.kind", "swin_unetr", "swin_unetr takes no max_features"),
         ("prepare.spacing_mm", [1, 1], "prepare.spacing_mm"),
         ("prepare.spacing_mm", [1, 1, 0], "prepare.spacing_mm"),
         ("predict.overlap", 1.0, "predict.overlap"),
@@ -79,6 +81,23 @@ def test_a_bad_field_is_named(field: str, value: object, said: str) -> None:
         load_config("hippocampus_cpu", overrides={field: value})
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"kind": "swin_unetr", "base_features": 16}, "multiples of 12"),
+        ({"kind": "segresnet", "base_features": 12}, "multiples of 8"),
+        ({"kind": "segresnet", "base_features": 32, "max_features": 32}, "at least twice"),
+        ({"kind": "unetr", "max_features": 100}, "multiples of 64"),
+        ({"kind": "unet", "backbone": "resnet18", "slice_axis": 1}, "backbone and slice_axis"),
+        ({"kind": "slice_unet", "backbone": "vgg16"}, "model.backbone"),
+    ],
+)
+def test_what_does_not_fit_the_network_is_named(model: dict[str, object], said: str) -> None:
+    values = {"name": "n", "data": {"manifest": "hippocampus"}, "model": model}
+    with pytest.raises(ConfigError, match=said):
+        parse_config(values, path="test")
 
 
 @pytest.mark.parametrize("text", ["", "just words", "a: [1, 2", "- a\n- b", "\x00"])

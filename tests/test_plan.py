@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 from volumetric.errors import IntensityError, ManifestError
 from volumetric.fingerprint import measure_case, sum_up
+from volumetric.models.segmenters import Segmenter
+from volumetric.network_plan import NetworkWish, plan_network
 from volumetric.plan import (
     choose_batch,
     choose_features,
@@ -51,6 +55,46 @@ def test_a_patch_always_fits(
     assert len(strides) == len(kernels) >= 2
     assert np.prod(patch) <= budget / 2 or (np.array(patch) == divisor).all()
     assert (np.array(patch) < np.maximum(shape, 4) + divisor).all()
+
+
+_DIVISORS = {"segresnet": 2, "swin_unetr": 32, "unetr": 16, "slice_unet": 1}
+
+
+@given(
+    st.sampled_from(get_args(Segmenter)),
+    st.tuples(*[st.integers(4, 600)] * 3),
+    st.tuples(*[st.floats(0.4, 8.0)] * 3),
+    st.integers(20_000, 4_000_000),
+)
+def test_every_network_gets_a_patch_it_takes(
+    kind: Segmenter, shape: tuple[int, ...], spacing: tuple[float, float, float], budget: int
+) -> None:
+    """Within the budget, or the least there is; and what is chosen may as well be set."""
+    wish = NetworkWish(kind, 24, 384)
+    found = plan_network(wish, shape, spacing, budget_voxels=budget)
+    patch = np.array(found.patch_size)
+    divisor = np.full(3, _DIVISORS.get(kind, 1))
+    if kind != "slice_unet":
+        divisor = np.maximum(divisor, np.prod(found.strides, axis=0))
+    assert (patch % divisor == 0).all()
+    least = 2 * divisor.prod() if kind == "swin_unetr" else divisor.prod()
+    assert patch.prod() <= max(budget / 2, least)
+    if kind == "swin_unetr":
+        assert patch.prod() > 32**3
+    again = plan_network(wish, found.patch_size, spacing)
+    assert again.patch_size == found.patch_size
+    assert again.strides == found.strides or kind == "segresnet"
+
+
+def test_slices_are_whole_and_few_of_a_case() -> None:
+    wish = NetworkWish("slice_unet", 16, 256)
+    found = plan_network(wish, (36, 50, 35), (1, 1, 1), budget_voxels=90_000)
+    assert (found.patch_size, found.slice_axis) == ((6, 50, 35), 0)
+    assert found.features == [16, 32, 64, 128, 256]
+    coronal = plan_network(wish, (200, 20, 180), (1, 5, 1), budget_voxels=4_194_304)
+    assert (coronal.patch_size, coronal.slice_axis) == ((200, 14, 180), 1)
+    assert coronal.strides == [(2, 1, 2)] * 5
+    assert plan_network(wish, (1, 37, 501), (1, 1, 1)).patch_size == (1, 37, 501)
 
 
 def _fingerprint(spacings: list[tuple[float, ...]], modality: str = "MR") -> dict:

@@ -29,11 +29,16 @@ def dice_and_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.
     return entropy - dice.mean()
 
 
-def deep_supervision(outputs: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
+def deep_supervision(
+    outputs: torch.Tensor | Sequence[torch.Tensor], labels: torch.Tensor
+) -> torch.Tensor:
     """The loss of each decoder stage, weighted 1, 1/2, 1/4, … and summed to weight 1.
 
-    Labels are brought to each stage's grid by nearest neighbour (Isensee 2021).
+    Labels are brought to each stage's grid by nearest neighbour (Isensee 2021). A single tensor
+    holds the logits of a network that answers at one depth only; its loss is all.
     """
+    if isinstance(outputs, torch.Tensor):
+        return dice_and_cross_entropy(outputs, labels)
     weights = [0.5**depth for depth in range(len(outputs))]
     total = outputs[0].new_zeros((), dtype=torch.float32)
     for weight, logits in zip(weights, outputs, strict=True):

@@ -71,24 +71,13 @@ def choose_patch(
     The patch is as near to a cube in mm as the shape allows, at most half the budget (two make
     the smallest batch), and divisible by the strides.
     """
-    target = np.array(shape, dtype=np.float64)
     relative = np.array(spacing, dtype=np.float64) / np.min(spacing)
-    patch = target.copy()
-    if patch.prod() > budget_voxels / 2:
-        # Grow a cube in mm until it meets the shape on some axes, the rest filling the budget.
-        low, high = 0.0, float((target * relative).max())
-        for _ in range(40):
-            middle = (low + high) / 2
-            volume = np.minimum(target, middle / relative).prod()
-            low, high = (middle, high) if volume <= budget_voxels / 2 else (low, middle)
-        patch = np.minimum(target, low / relative)
+    patch = grow_cube(shape, relative, limit=budget_voxels / 2)
     patch = np.maximum(_SMALLEST_MAP, np.round(patch)).astype(int)
     strides, kernels = _stages(patch, relative, max_stages)
     divisor = np.prod(strides, axis=0)
     padded = np.ceil(patch / divisor).astype(int) * divisor
-    while padded.prod() > budget_voxels / 2 and (padded > divisor).any():
-        axis = int(np.argmax(np.where(padded > divisor, padded * relative, 0)))
-        padded[axis] -= divisor[axis]
+    padded = shrink_to(padded, relative, divisor=divisor, limit=budget_voxels / 2)
     if (padded != patch).any():
         strides, kernels = _stages(padded, relative, max_stages)
     d, h, w = (int(n) for n in padded)
@@ -112,6 +101,37 @@ def choose_box(
     while np.ceil(largest / factor - 0.01).clip(1).prod() > budget_voxels:
         factor *= max(1.001, (np.ceil(largest / factor).prod() / budget_voxels) ** (1 / 3))
     return _triple(np.ceil(largest / factor - 0.01).clip(1)), factor
+
+
+def grow_cube(shape: Sequence[float], relative: np.ndarray, *, limit: float) -> np.ndarray:
+    """The shape, or what a cube in mm as large as the limit (in voxels) allows has of it.
+
+    The cube grows until it meets the shape on some axes; the others fill the limit. `relative` is
+    each axis' spacing.
+    """
+    target = np.array(shape, dtype=np.float64)
+    if target.prod() <= limit:
+        return target
+    low, high = 0.0, float((target * relative).max())
+    for _ in range(40):
+        middle = (low + high) / 2
+        volume = np.minimum(target, middle / relative).prod()
+        low, high = (middle, high) if volume <= limit else (low, middle)
+    return np.minimum(target, low / relative)
+
+
+def shrink_to(
+    patch: np.ndarray, relative: np.ndarray, *, divisor: np.ndarray, limit: float
+) -> np.ndarray:
+    """The patch, its longest axis in mm cut by its divisor until it holds no more than the limit.
+
+    No axis becomes shorter than its divisor, whatever the limit is.
+    """
+    patch = patch.copy()
+    while patch.prod() > limit and (patch > divisor).any():
+        axis = int(np.argmax(np.where(patch > divisor, patch * relative, 0)))
+        patch[axis] -= divisor[axis]
+    return patch
 
 
 def choose_batch(patch: Triple, *, budget_voxels: int, total_voxels: int) -> int:

@@ -12,9 +12,10 @@ from torch import nn
 from volumetric.clip_augment import ClipInput
 from volumetric.clips import Sampling
 from volumetric.errors import ConfigError
-from volumetric.models import UNet, slice_network, small_cnn3d, video_network
+from volumetric.models import UNet, slice_network, slice_unet, small_cnn3d, video_network
 from volumetric.models.cnn3d import VideoNetwork
 from volumetric.models.heads import Aggregate
+from volumetric.models.segmenters import Segmenter, attention_unet, segresnet, swin_unetr, unetr
 
 Triple = tuple[int, int, int]
 Fit = Literal["crop", "whole"]
@@ -26,16 +27,18 @@ class ModelSpec:
     """What `model.json` says of a network that segments.
 
     Attributes:
-        kind: architecture, "unet" or "residual_unet".
+        kind: architecture.
         n_channels: channels of the image.
         classes: name of each label but background.
-        features: channels of each stage.
+        features: channels of each stage; of unetr, of its decoder and of its transformer.
         strides: stride of each stage.
-        kernels: kernel of each stage.
+        kernels: kernel of each stage; none where the kind has its own.
         patch_size: window in voxels.
         spacing_mm: spacing the network works at.
         intensity: as `volumetric.preprocess.prepare` takes it.
         overlap: of sliding windows.
+        backbone: 2D network that slice_unet's encoder is made of.
+        slice_axis: what its slices lie across.
         mirror_axes: averaged in prediction.
         keep_largest: labels of which only the largest component is kept.
         fingerprint: of the training set.
@@ -43,7 +46,7 @@ class ModelSpec:
         folds: for each fold the hash of its weights, and "key", what they depended on.
     """
 
-    kind: Literal["unet", "residual_unet"]
+    kind: Segmenter
     n_channels: int
     classes: Mapping[int, str]
     features: Sequence[int]
@@ -52,6 +55,8 @@ class ModelSpec:
     patch_size: Triple
     spacing_mm: tuple[float, float, float]
     intensity: Mapping[str, Any]
+    backbone: str | None = None
+    slice_axis: int = 0
     overlap: float = 0.5
     mirror_axes: Sequence[int] = ()
     keep_largest: Sequence[int] = ()
@@ -171,7 +176,8 @@ AnySpec = ModelSpec | ClassifierSpec | ScanClassifierSpec
 def build_network(spec: AnySpec, *, weights: str = "none") -> nn.Module:
     """A network as specified, with fresh weights from torch's global generator.
 
-    `weights` names those that a classifier starts from: "imagenet", "kinetics", or a file.
+    `weights` names those that a classifier, or a 2D network's part of one that segments, starts
+    from: "imagenet", "kinetics", or a file.
 
     Raises:
         ConfigError, DownloadError, UnreadableFileError, UnsupportedError: no such weights.
@@ -180,14 +186,42 @@ def build_network(spec: AnySpec, *, weights: str = "none") -> nn.Module:
         return _build_clip_classifier(spec, weights)
     if isinstance(spec, ScanClassifierSpec):
         return _build_scan_classifier(spec, weights)
-    return UNet(
-        spec.n_channels,
-        len(spec.classes) + 1,
-        features=spec.features,
-        strides=spec.strides,
-        kernels=spec.kernels,
-        residual=spec.kind == "residual_unet",
-    )
+    return _build_segmenter(spec, weights)
+
+
+def _build_segmenter(spec: ModelSpec, weights: str) -> nn.Module:
+    n_classes = len(spec.classes) + 1
+    match spec.kind:
+        case "unet" | "residual_unet":
+            return UNet(
+                spec.n_channels,
+                n_classes,
+                features=spec.features,
+                strides=spec.strides,
+                kernels=spec.kernels,
+                residual=spec.kind == "residual_unet",
+            )
+        case "attention_unet":
+            return attention_unet(
+                spec.n_channels, n_classes, features=spec.features, strides=spec.strides
+            )
+        case "segresnet":
+            return segresnet(spec.n_channels, n_classes, features=spec.features)
+        case "swin_unetr":
+            return swin_unetr(spec.n_channels, n_classes, features=spec.features)
+        case "unetr":
+            return unetr(
+                spec.n_channels, n_classes, features=spec.features, patch_size=spec.patch_size
+            )
+        case "slice_unet":
+            return slice_unet(
+                str(spec.backbone),
+                n_channels=spec.n_channels,
+                n_classes=n_classes,
+                features=spec.features,
+                slice_axis=spec.slice_axis,
+                weights=_source(weights),
+            )
 
 
 def _build_clip_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -14,6 +15,9 @@ from pipeline.sections import (
     Positive,
     Section,
 )
+
+_WIDTHS = {"swin_unetr": (48, 768), "unetr": (16, 768), "slice_unet": (16, 256)}
+_MULTIPLE_OF_BASE = {"segresnet": 8, "swin_unetr": 12}
 
 Spacing = Annotated[float, Field(gt=0)]
 
@@ -30,17 +34,93 @@ class PrepareSection(Section):
 
 
 class ModelSection(Section):
-    """The network. Unset values are chosen from the fingerprint within the budget."""
+    """The network. Unset values are chosen from the fingerprint within the budget.
 
-    kind: Literal["unet", "residual_unet"] = "unet"
+    Widths are channels of the finest stage, doubled from stage to stage, and of the widest. Unset
+    they are those of the papers, which suit a GPU:
+
+    - unet, residual_unet, attention_unet: 32 and 320.
+    - segresnet: 32 and 320, beyond which there are no stages; base_features a multiple of 8.
+    - swin_unetr: 48, a multiple of 12; its five stages double it, and max_features says nothing.
+    - unetr: 16 in its decoder, 768 in its transformer, a multiple of 64.
+    - slice_unet: 16 and 256 in its decoder; the encoder has its own.
+
+    For two CPU cores: 16 and 128 in the first four, 12 in swin_unetr, 8 and 192 in unetr.
+    """
+
+    kind: Literal[
+        "unet",
+        "residual_unet",
+        "attention_unet",
+        "segresnet",
+        "swin_unetr",
+        "unetr",
+        "slice_unet",
+    ] = "unet"
+    """3D networks, and slice_unet, a 2D one that sees slice by slice."""
     budget_voxels: Positive = 4_194_304
     """Voxels of all patches of a batch together: what the device's memory allows."""
-    base_features: Positive = 32
-    """Channels of the finest stage; doubled from stage to stage."""
-    max_features: Positive = 320
+    base_features: Positive | None = None
+    max_features: Positive | None = None
     max_stages: Annotated[int, Field(ge=2, le=8)] = 6
+    """Resolutions at most; swin_unetr and unetr have as many as they have."""
     patch_size: tuple[Positive, Positive, Positive] | None = None
-    """Voxels along D, H, W after resampling; divisible by the network's strides."""
+    """Voxels along D, H, W after resampling; such as the kind takes."""
+    backbone: (
+        Literal[
+            "efficientnet_b0",
+            "mobilenet_v2",
+            "mobilenet_v3_large",
+            "mobilenet_v3_small",
+            "resnet18",
+            "resnet34",
+            "resnet50",
+        ]
+        | None
+    ) = None
+    """2D network that slice_unet's encoder is made of; unset: resnet18."""
+    weights: str = "none"
+    """What that encoder starts from: `none`, `imagenet`, or a file in torchvision's format."""
+    slice_axis: Literal[0, 1, 2] | None = None
+    """What slice_unet's slices lie across (0 D, 1 H, 2 W); unset: the coarsest spacing."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> ModelSection:
+        of_slices = {
+            "backbone": self.backbone is not None,
+            "weights": self.weights != "none",
+            "slice_axis": self.slice_axis is not None,
+        }
+        set_in_vain = [name for name, given in of_slices.items() if given]
+        if self.kind != "slice_unet" and set_in_vain:
+            raise ValueError(f"{' and '.join(set_in_vain)} is only for kind slice_unet")
+        if self.kind == "swin_unetr" and self.max_features is not None:
+            raise ValueError("swin_unetr takes no max_features: leave it out")
+        base, largest = self.widths
+        if base % _MULTIPLE_OF_BASE.get(self.kind, 1):
+            factor = _MULTIPLE_OF_BASE[self.kind]
+            raise ValueError(f"{self.kind} takes base_features that are multiples of {factor}")
+        if self.kind == "unetr" and largest % 64:
+            raise ValueError("unetr takes max_features that are multiples of 64")
+        if self.kind == "segresnet" and largest < 2 * base:
+            raise ValueError("segresnet takes max_features of at least twice base_features")
+        return self
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Channels of the finest stage and of the widest, set or the kind's own."""
+        base, largest = _WIDTHS.get(self.kind, (32, 320))
+        return self.base_features or base, self.max_features or largest
+
+    @property
+    def encoder(self) -> str | None:
+        """The 2D network that is used, if one is."""
+        return (self.backbone or "resnet18") if self.kind == "slice_unet" else None
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names, if it is one."""
+        return None if self.weights in ("none", "imagenet") else Path(self.weights)
 
 
 class AugmentSection(Section):

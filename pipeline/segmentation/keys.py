@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, read_plan
+from pipeline.keys import facts_key, read_plan, weights_key
 from pipeline.run import SegmentRun
 from volumetric.cases import Case
 from volumetric.spec import ModelSpec
@@ -25,12 +25,19 @@ def training_key(run: SegmentRun, fold: int) -> str:
     cases = run.labelled_cases()
     # With patience, the held-out cases decide when to stop.
     seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    model = run.config.model
     network = [plan[name] for name in ("patch_size", "features", "strides", "kernels")]
+    network += [
+        plan.get("slice_axis"),
+        model.encoder,
+        model.weights,
+        weights_key(model.weights_file),
+    ]
     return hash_values(
         [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
-        [run.config.model.kind, run.data_set.classes, network, plan["batch_size"]],
+        [model.kind, run.data_set.classes, network, plan["batch_size"]],
         [settings, run.config.seed],
-        hash_code("augment", "dataset", "learning", "losses", "models", "transfer"),
+        hash_code("augment", "dataset", "learning", "losses", "models", "spec", "transfer"),
     )
 
 

@@ -9,18 +9,21 @@ import numpy as np
 
 from pipeline.run import SegmentRun
 from volumetric.errors import ConfigError
-from volumetric.plan import (
-    choose_batch,
-    choose_features,
-    choose_intensity,
-    choose_patch,
-    choose_spacing,
-)
+from volumetric.network_plan import NetworkPlan, NetworkWish, plan_network
+from volumetric.plan import choose_batch, choose_intensity, choose_spacing
 
-Triple = tuple[int, int, int]
 Choices = dict[str, tuple[Any, str]]
 
 _SET = "set in the configuration"
+_HALVED = "axes are halved while they keep at least 4 voxels, the finest spacing first"
+_WHY_STRIDES = {
+    "unet": _HALVED,
+    "residual_unet": _HALVED,
+    "attention_unet": _HALVED,
+    "segresnet": "all axes are halved while the longest keeps over 4 voxels and the width allows",
+}
+_FLAT = "3 where the spacing is within twice the finest, else 1"
+_WHY_KERNELS = {"unet": _FLAT, "residual_unet": _FLAT}
 
 
 def make_plan(run: SegmentRun, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -56,53 +59,57 @@ def _network(
     model, batch = run.config.model, run.config.train.batch_size
     scale = np.array(fingerprint["spacing_mm"]["median"]) / spacing
     shape = [round(float(n)) for n in np.array(fingerprint["shape"]["median"]) * scale]
-    why_patch = (
-        f"median shape {shape} at that spacing, within a budget of {model.budget_voxels:,} "
-        "voxels, divisible by the strides"
-    )
-    patch, strides, kernels = choose_patch(
-        shape, spacing, budget_voxels=model.budget_voxels, max_stages=model.max_stages
-    )
-    if model.patch_size is not None:
-        patch, strides, kernels = _own_patch(run, model.patch_size, spacing)
-        why_patch = _SET
+    network, why_patch = _fit(run, shape, spacing)
     total = int(fingerprint["voxels"] * scale.prod())
     why_batch = "what the budget holds, at most 5 % of the data set's voxels, at least 2"
-    features = choose_features(len(strides), base=model.base_features, largest=model.max_features)
-    return {
-        "patch_size": (patch, why_patch),
+    choices = {
+        "patch_size": (network.patch_size, why_patch),
         "batch_size": (batch, _SET)
         if batch
         else (
-            choose_batch(patch, budget_voxels=model.budget_voxels, total_voxels=total),
+            choose_batch(network.patch_size, budget_voxels=model.budget_voxels, total_voxels=total),
             why_batch,
         ),
-        "features": (
-            features,
-            f"doubled from {model.base_features} a stage, at most {model.max_features}",
-        ),
-        "strides": (
-            strides,
-            "axes are halved while they keep at least 4 voxels, the finest spacing first",
-        ),
-        "kernels": (kernels, "3 where the spacing is within twice the finest, else 1"),
+        "features": (network.features, _why_features(run)),
+        "strides": (network.strides, _WHY_STRIDES.get(model.kind, "the network's own")),
+        "kernels": (network.kernels, _WHY_KERNELS.get(model.kind, "the network's own")),
     }
+    if model.kind == "slice_unet":
+        why_axis = "slices lie across the coarsest spacing, the first of those alike"
+        choices["slice_axis"] = (
+            network.slice_axis,
+            why_axis if model.slice_axis is None else _SET,
+        )
+    return choices
 
 
-def _own_patch(
-    run: SegmentRun, patch: Triple, spacing: tuple[float, float, float]
-) -> tuple[Triple, list[Triple], list[Triple]]:
-    found, strides, kernels = choose_patch(
-        patch,
-        spacing,
-        budget_voxels=2 * int(np.prod(patch)),
-        max_stages=run.config.model.max_stages,
-    )
-    if found != tuple(patch):
+def _why_features(run: SegmentRun) -> str:
+    base, largest = run.config.model.widths
+    if run.config.model.kind == "unetr":
+        return "of the decoder's finest stage, and of the transformer"
+    return f"doubled from {base} a stage, at most {largest}"
+
+
+def _fit(
+    run: SegmentRun, shape: list[int], spacing: tuple[float, float, float]
+) -> tuple[NetworkPlan, str]:
+    """The network for the patch that is set, or for one chosen, and why that patch."""
+    model = run.config.model
+    base, largest = model.widths
+    wish = NetworkWish(model.kind, base, largest, model.max_stages, model.slice_axis)
+    if model.patch_size is None:
+        network = plan_network(wish, shape, spacing, budget_voxels=model.budget_voxels)
+        return network, (
+            f"median shape {shape} at that spacing, within a budget of {model.budget_voxels:,} "
+            f"voxels; {model.kind} takes {network.needs}"
+        )
+    network = plan_network(wish, model.patch_size, spacing)
+    if network.patch_size != model.patch_size:
         raise ConfigError(
             "bad-patch-size",
-            f"model.patch_size {list(patch)} is not divisible by the network's strides",
-            f"Use {list(found)}, or lower model.max_stages",
+            f"model.patch_size {list(model.patch_size)} is nothing that {model.kind} takes: "
+            f"{network.needs}",
+            f"Use {list(network.patch_size)}, another that fits, or leave it out",
             path=run.folder / "config.yaml",
         )
-    return found, strides, kernels
+    return network, _SET

@@ -37,6 +37,7 @@ def train(run: SegmentRun, fold: int) -> None:
         TrainingError: the loss is not finite any more.
         DeviceError: the device is not there.
         OutputError: a case has not been prepared for the present plan.
+        ConfigError, DownloadError, UnreadableFileError, UnsupportedError: no such weights.
     """
     device = find_device(run.config.device)
     with record_time(run.folder, f"train fold {fold}"):
@@ -45,7 +46,7 @@ def train(run: SegmentRun, fold: int) -> None:
         learned, held_out = _split(run, fold)
         settings = _settings(run)
         torch.manual_seed(settings.seed)
-        network = build_network(spec).to(device)
+        network = build_network(spec, weights=run.config.model.weights).to(device)
         key = training_key(run, fold)
         rows = fit(
             network,
@@ -75,6 +76,8 @@ def _spec(run: SegmentRun) -> ModelSpec:
         patch_size=tuple(plan["patch_size"]),
         spacing_mm=tuple(plan["spacing_mm"]),
         intensity=plan["intensity"],
+        backbone=run.config.model.encoder,
+        slice_axis=plan.get("slice_axis", 0),
         overlap=run.config.predict.overlap,
         mirror_axes=run.config.predict.mirror_axes,
         fingerprint=fingerprint,
