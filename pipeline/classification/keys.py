@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.classification.augmentation import mirror_chances
-from pipeline.files import hash_code, hash_files, hash_values
-from pipeline.keys import facts_key, read_plan
+from pipeline.files import hash_code, hash_values
+from pipeline.keys import facts_key, read_plan, weights_key
 from pipeline.run import LabelRun
 from volumetric.cases import Case
 from volumetric.spec import ClassifierSpec, ScanClassifierSpec
@@ -36,7 +36,11 @@ def training_key(run: LabelRun, fold: int) -> str:
     seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
     return hash_values(
         [(case.id, case.label, case.fold == fold, prepared_key(run, case)) for case in seen],
-        [run.config.model.model_dump(mode="json"), _weights_bytes(run), read_plan(run)],
+        [
+            run.config.model.model_dump(mode="json"),
+            weights_key(run.config.model.weights_file),
+            read_plan(run),
+        ],
         [run.data_set.labels, run.data_set.multi_label, sorted(mirror_chances(run).items())],
         [settings, run.config.seed],
         hash_code(*_SHOWING, *_LEARNING),
@@ -47,7 +51,7 @@ def features_key(run: LabelRun, prepared: str) -> str:
     """Of a prepared case's key, the trunk, what it is shown, and the code."""
     model = run.config.model.model_dump(mode="json")
     mirror = sorted(mirror_chances(run))
-    weights, code = _weights_bytes(run), hash_code(*_SHOWING, "features")
+    weights, code = weights_key(run.config.model.weights_file), hash_code(*_SHOWING, "features")
     return hash_values(prepared, model, weights, mirror, code)
 
 
@@ -57,8 +61,3 @@ def prediction_key(run: LabelRun, case: Case, spec: ClassifierSpec | ScanClassif
     protocol = run.config.predict.model_dump(mode="json")
     code = hash_code("clips", "clip_augment", "inference")
     return hash_values(weights, prepared_key(run, case), protocol, code)
-
-
-def _weights_bytes(run: LabelRun) -> str | None:
-    path = run.config.model.weights_file
-    return None if path is None else hash_files([path])
