@@ -64,7 +64,7 @@ def _results(run: ClassifyRun, scored: Scored) -> dict[str, Any]:
         "multi_label": run.data_set.multi_label,
         "protocol": _protocol(run, scored),
         **(_scores(run, labelled) if labelled else {"metrics": {}, "view_metrics": {}}),
-        "notes": note_few_subjects([case for case, _ in labelled]) if labelled else [],
+        "notes": note_few_subjects([case.subject for case, _ in labelled]) if labelled else [],
         "cases": [_describe(run, case, found) for case, found in scored],
         "provenance": read_json(run.folder / "provenance.json"),
     }
