@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pipeline.check import check
 from pipeline.classification.augmentation import choose_scan_augmentation
 from pipeline.classification.classify import classify
+from pipeline.compare import compare
 from pipeline.config import parse_config
-from pipeline.files import read_json
+from pipeline.files import read_json, write_json
 from pipeline.run import Run, create_run, open_run
 from pipeline.stages import find_stages
 from tests.conftest import save
@@ -311,3 +312,14 @@ def test_labels_the_model_does_not_know_are_refused(
     other.write_text(scans.read_text().replace("- large", "- huge"))
     with pytest.raises(ManifestError, match="does not know 'huge'"):
         classify(once.model, [other], out=tmp_path / "out", device="cpu")
+
+
+def test_two_runs_are_compared(once: Run[Any], finished: Run[Any]) -> None:
+    results = read_json(finished.folder / "results.json")
+    (finished.folder / "results.json").unlink()
+    results["cases"][0]["probabilities"] = {"small": 0.5, "large": 0.5}
+    write_json(finished.folder / "results.json", results)
+    page, found = compare(once.folder, finished.folder, out=finished.folder / "beside")
+    assert page.exists()
+    assert found["n_cases"] == 8
+    assert found["metrics"]["auroc"]["all"]["difference"] <= 0

@@ -56,7 +56,7 @@ def describe_answers(answers: Answers) -> dict[str, Any]:
         "labels": list(answers.labels),
         "multi_label": answers.multi_label,
         **(_scores(answers, labelled) if labelled else {"metrics": {}, "view_metrics": {}}),
-        "notes": note_few_subjects([case for case, _ in labelled]) if labelled else [],
+        "notes": note_few_subjects([case.subject for case, _ in labelled]) if labelled else [],
         "cases": [_describe(answers, case, found) for case, found in answers.scored],
     }
 

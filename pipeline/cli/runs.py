@@ -114,6 +114,26 @@ def report(run: RunFolder) -> None:
     finish(run, _stages(opened).report(opened))
 
 
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Folder of a run on the same cases.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; default <A>_vs_<B> beside A.")
+    ] = None,
+) -> None:
+    """Is B better than A? Paired differences with intervals, on the cases both scored.
+
+    Prints every metric; writes comparison.html, comparison.json and comparison.csv.
+    """
+    from pipeline.compare import compare as stage
+    from pipeline.comparison.wording import to_text
+
+    page, found = stage(first, second, out=out)
+    typer.echo(to_text(found))
+    typer.echo(page)
+
+
 def _run(config: RunConfig, out: Path) -> None:
     from pipeline.device import find_device
     from pipeline.run import create_run

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from markupsafe import Markup
 
+from pipeline.report.axes import RIGHT, grid_x, grid_y, nice, scale, svg
 from pipeline.report.record import Curve
 
-_WIDTH = 460.0
-_RIGHT = 446.0
 # Beyond this many points on a page, links and tooltips would outweigh everything else in it.
 _MOST_LINKED = 8000
 
@@ -55,26 +54,26 @@ def draw_strips(strips: Sequence[Strip], *, label: str, top: float | None, linke
         return Markup('<p class="quiet">No case has this score.</p>')
     left = 24.0 + 6.6 * min(18, max(len(strip.name) for strip in strips))
     low = 0.0 if top is None else min(values)
-    low, high, ticks = _nice(min(low, min(values)), max(values) if top is None else top)
-    x = _scale(low, high, left, _RIGHT)
+    low, high, ticks = nice(min(low, min(values)), max(values) if top is None else top)
+    x = scale(low, high, left, RIGHT)
     step = 52.0 if len(strips) <= 8 else 30.0
     bottom = 8 + step * len(strips)
-    parts = [_grid_x(ticks, x, 4, bottom)]
+    parts = [grid_x(ticks, x, 4, bottom)]
     for number, strip in enumerate(strips):
         parts.append(_strip(strip, x, 8 + step * number, step, linked))
-    return _svg(Markup("").join(parts), bottom + 24, label)
+    return svg(Markup("").join(parts), bottom + 24, label)
 
 
 def draw_agreement(points: Sequence[Point], *, colour: int, label: str, linked: int) -> Markup:
     """Bland-Altman plot: difference against mean, with the bias and its limits of agreement."""
     bias, low_limit, high_limit = limits_of_agreement([point.y for point in points])
-    x_low, x_high, x_ticks = _nice(min(p.x for p in points), max(p.x for p in points), count=5)
+    x_low, x_high, x_ticks = nice(min(p.x for p in points), max(p.x for p in points), count=5)
     spread = [point.y for point in points] + [
         line for line in (bias, low_limit, high_limit, 0.0) if line is not None
     ]
-    y_low, y_high, y_ticks = _nice(min(spread), max(spread), count=6)
-    x, y = _scale(x_low, x_high, 66, _RIGHT), _scale(y_low, y_high, 252, 10)
-    parts = [_grid_x(x_ticks, x, 10, 252), _grid_y(y_ticks, y, 66)]
+    y_low, y_high, y_ticks = nice(min(spread), max(spread), count=6)
+    x, y = scale(x_low, x_high, 66, RIGHT), scale(y_low, y_high, 252, 10)
+    parts = [grid_x(x_ticks, x, 10, 252), grid_y(y_ticks, y, 66)]
     for value, style in (
         (0.0, "zero"),
         (bias, "bias"),
@@ -83,10 +82,10 @@ def draw_agreement(points: Sequence[Point], *, colour: int, label: str, linked: 
     ):
         if value is not None:
             parts.append(
-                Markup('<path class="{}" d="M66 {:.1f}H{:.0f}"/>').format(style, y(value), _RIGHT)
+                Markup('<path class="{}" d="M66 {:.1f}H{:.0f}"/>').format(style, y(value), RIGHT)
             )
     placed = [replace(point, x=x(point.x), y=y(point.y)) for point in points]
-    parts.append(_dots(placed, colour, linked))
+    parts.append(draw_dots(placed, colour, linked))
     parts.append(
         Markup(
             '<text class="axis" x="256" y="290" text-anchor="middle">mean of both (mL)</text>'
@@ -94,7 +93,7 @@ def draw_agreement(points: Sequence[Point], *, colour: int, label: str, linked: 
             "prediction minus truth (mL)</text>"
         )
     )
-    return _svg(Markup("").join(parts), 298, label)
+    return svg(Markup("").join(parts), 298, label)
 
 
 def limits_of_agreement(
@@ -118,9 +117,9 @@ def draw_reliability(bins: Sequence[tuple[float, float, int]], *, label: str) ->
     if not bins:
         return Markup('<p class="quiet">No case to show.</p>')
     ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    x, y = _scale(0, 1, 52, _RIGHT), _scale(0, 1, 290, 10)
-    parts = [_grid_x(ticks, x, 10, 290), _grid_y(ticks, y, 52)]
-    parts.append(Markup('<path class="zero" d="M52 290L{:.0f} 10"/>').format(_RIGHT))
+    x, y = scale(0, 1, 52, RIGHT), scale(0, 1, 290, 10)
+    parts = [grid_x(ticks, x, 10, 290), grid_y(ticks, y, 52)]
+    parts.append(Markup('<path class="zero" d="M52 290L{:.0f} 10"/>').format(RIGHT))
     most = max(n for _, _, n in bins)
     one = Markup(
         '<path class="gap" d="M{0:.1f} {1:.1f}V{2:.1f}"/>'
@@ -137,7 +136,7 @@ def draw_reliability(bins: Sequence[tuple[float, float, int]], *, label: str) ->
             "fraction right</text>"
         )
     )
-    return _svg(Markup("").join(parts), 336, label)
+    return svg(Markup("").join(parts), 336, label)
 
 
 def draw_curves(curves: Mapping[str, Curve], *, label: str, top: float | None) -> Markup:
@@ -147,10 +146,10 @@ def draw_curves(curves: Mapping[str, Curve], *, label: str, top: float | None) -
         return Markup('<p class="quiet">Nothing was recorded.</p>')
     epochs = [epoch for curve in drawn for epoch, _ in curve]
     values = [value for curve in drawn for _, value in curve]
-    x_low, x_high, x_ticks = _nice(min(epochs), max(epochs), count=6, tight=True)
-    y_low, y_high, y_ticks = _nice(min(values), max(values) if top is None else top, count=5)
-    x, y = _scale(x_low, x_high, 46, _RIGHT), _scale(y_low, y_high, 180, 10)
-    parts = [_grid_x(x_ticks, x, 10, 180), _grid_y(y_ticks, y, 46)]
+    x_low, x_high, x_ticks = nice(min(epochs), max(epochs), count=6, tight=True)
+    y_low, y_high, y_ticks = nice(min(values), max(values) if top is None else top, count=5)
+    x, y = scale(x_low, x_high, 46, RIGHT), scale(y_low, y_high, 180, 10)
+    parts = [grid_x(x_ticks, x, 10, 180), grid_y(y_ticks, y, 46)]
     for number, curve in enumerate(curves.values()):
         if not curve:
             continue
@@ -164,7 +163,7 @@ def draw_curves(curves: Mapping[str, Curve], *, label: str, top: float | None) -
                 )
             )
     parts.append(Markup('<text class="axis" x="246" y="216" text-anchor="middle">epoch</text>'))
-    return _svg(Markup("").join(parts), 222, label)
+    return svg(Markup("").join(parts), 222, label)
 
 
 def _strip(strip: Strip, x: Callable[[float], float], y: float, step: float, linked: int) -> Markup:
@@ -181,7 +180,7 @@ def _strip(strip: Strip, x: Callable[[float], float], y: float, step: float, lin
         Markup('<text class="row" x="8" y="{:.1f}">{}</text>').format(
             middle + 4, strip.name if len(strip.name) <= 20 else strip.name[:19] + "…"
         ),
-        _dots(placed, strip.colour, linked),
+        draw_dots(placed, strip.colour, linked),
     ]
     below = y + step * 0.84
     if strip.interval is not None:
@@ -200,7 +199,8 @@ def _strip(strip: Strip, x: Callable[[float], float], y: float, step: float, lin
     return Markup("").join(parts)
 
 
-def _dots(points: Sequence[Point], colour: int, linked: int) -> Markup:
+def draw_dots(points: Sequence[Point], colour: int, linked: int) -> Markup:
+    """Dots where the points are placed, marked ones on top; `linked` of them on the whole page."""
     if any(point.marked for point in points):
         parted = [[p for p in points if p.marked is marked] for marked in (False, True)]
         return Markup("").join(
@@ -223,54 +223,3 @@ def _group(points: Sequence[Point], colour: str, linked: int) -> Markup:
     )
     links = Markup("").join(one.format(p.href, p.x, p.y, p.title) for p in points)
     return Markup('<g class="{}">{}</g>').format(style, links)
-
-
-def _grid_x(ticks: Sequence[float], x: Callable[[float], float], top: float, end: float) -> Markup:
-    one = Markup(
-        '<path class="grid" d="M{0:.1f} {1:.1f}V{2:.1f}"/>'
-        '<text class="tick" x="{0:.1f}" y="{3:.1f}" text-anchor="middle">{4}</text>'
-    )
-    return Markup("").join(one.format(x(t), top, end, end + 16, _tick(t)) for t in ticks)
-
-
-def _grid_y(ticks: Sequence[float], y: Callable[[float], float], left: float) -> Markup:
-    one = Markup(
-        '<path class="grid" d="M{0:.1f} {1:.1f}H{2:.1f}"/>'
-        '<text class="tick" x="{3:.1f}" y="{4:.1f}" text-anchor="end">{5}</text>'
-    )
-    return Markup("").join(
-        one.format(left, y(t), _RIGHT, left - 7, y(t) + 4, _tick(t)) for t in ticks
-    )
-
-
-def _tick(value: float) -> str:
-    return f"{value:.6g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _svg(content: Markup, height: float, label: str) -> Markup:
-    return Markup(
-        '<svg class="chart" viewBox="0 0 {0:.0f} {1:.0f}" role="group" aria-label="{2}">{3}</svg>'
-    ).format(_WIDTH, height, label, content)
-
-
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    slope = (end - start) / (high - low)
-    return lambda value: start + slope * (value - low)
-
-
-def _nice(
-    low: float, high: float, *, count: int = 5, tight: bool = False
-) -> tuple[float, float, list[float]]:
-    """Ends and about `count` round ticks; `tight` keeps the ends where the values end."""
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
-        low, high = low - pad, high + pad
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    if tight:
-        first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
-    # Rounded, or 3 * 0.1 would be written 0.30000000000000004.
-    ticks = [round(step * number, 12) for number in range(first, last + 1)]
-    return (low, high, ticks) if tight else (ticks[0], ticks[-1], ticks)

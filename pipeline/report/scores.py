@@ -19,6 +19,7 @@ _NAMES = {
     "nsd": ("NSD", "Part of both surfaces that lies within the tolerance, 0 to 1."),
     "volume_truth_ml": ("Volume, truth", "Volume of the reference."),
     "volume_prediction_ml": ("Volume, predicted", "Volume of the prediction."),
+    "volume_error_ml": ("Volume error", "Size of that difference, whatever its sign."),
     "volume_difference_ml": ("Volume, difference", "Prediction minus truth; 0 is no difference."),
     "top1": ("Top-1", "Part of the cases whose most probable class is the true one."),
     "top5": ("Top-5", "Part of the cases with the true class among the five most probable."),
@@ -40,7 +41,7 @@ _SIGNED = ("volume_difference_ml",)
 _FRACTIONS = (
     *("dice", "iou", "nsd", "top1", "top5", "balanced_accuracy", "recall", "precision", "f1"),
     *("accuracy", "sensitivity", "specificity", "auroc", "average_precision", "nll", "brier"),
-    *("ece_mass", "ece_width", "probability"),
+    *("ece_mass", "ece_width", "probability", "true_probability"),
 )
 
 
@@ -62,6 +63,19 @@ def metric_meaning(metric: str) -> str:
 def is_volume(metric: str) -> bool:
     """Whether it is a volume, which the agreement plots show instead of the strips."""
     return metric.startswith("volume_")
+
+
+def is_loss(metric: str) -> bool:
+    """Whether less of it is better: distances, volume errors, losses of probabilities."""
+    losses = metric in ("nll", "brier", "volume_error_ml") or metric.startswith("ece_")
+    return losses or metric_unit(metric) == "mm"
+
+
+def difference_text(value: float, metric: str) -> str:
+    """A difference of two values as printed: with its sign, and one decimal more than they have."""
+    text = f"{abs(value):.4f}" if metric in _FRACTIONS else f"{abs(value):.3f}"
+    sign = "" if float(text) == 0 else "+" if value > 0 else "\N{MINUS SIGN}"
+    return sign + text
 
 
 def number_text(value: float, metric: str) -> str:

@@ -84,7 +84,7 @@ def _results(
         "nsd_tolerance_mm": run.config.evaluate.tolerance_mm,
         "confidence": run.config.evaluate.confidence,
         "metrics": _cohort(run, cases, scored),
-        "notes": note_few_subjects(cases),
+        "notes": note_few_subjects([case.subject for case in cases]),
         "cases": [
             {
                 "id": case.id,

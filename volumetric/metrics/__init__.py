@@ -14,6 +14,12 @@ from volumetric.metrics.classification import (
     score_classification,
     score_statistic,
 )
+from volumetric.metrics.comparison import (
+    Compared,
+    compare_classification,
+    compare_statistics,
+)
+from volumetric.metrics.delong import AreaDifference, delong_difference
 from volumetric.metrics.localisation import Match, match_segments, score_localisation
 from volumetric.metrics.resampling import Resampling, bootstrap_statistic
 from volumetric.metrics.segmentation import CaseScores, dice_of_label, score_masks
@@ -40,8 +46,10 @@ from volumetric.metrics.thresholds import (
 )
 
 __all__ = [
+    "AreaDifference",
     "CaseScores",
     "Choice",
+    "Compared",
     "Confusion",
     "Interval",
     "Match",
@@ -57,7 +65,10 @@ __all__ = [
     "call_classes",
     "choose_temperatures",
     "choose_thresholds",
+    "compare_classification",
+    "compare_statistics",
     "count_confusion",
+    "delong_difference",
     "dice_of_label",
     "fit_temperature",
     "match_segments",

@@ -45,7 +45,7 @@ _Rows = NDArray[np.bool_]
 
 _LEAST = 1e-12  # of a probability, or one sure mistake makes the mean infinite
 _BINNINGS: tuple[Binning, ...] = ("mass", "width")
-_BIASED = "biased upwards by the number of cases: resampling does not bracket it"
+BIASED = "biased upwards by the number of cases: resampling does not bracket it"
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,6 @@ def score_calibration(
         ConfigError, LabelError: as `score_classification`, or no bin.
     """
     scores, truth = check_probabilities(probabilities, labels)
-    _check_bins(n_bins)
     names = [ALL] if truth.ndim == 1 else [*check_classes(classes, scores.shape[1]), ALL]
     found = score_statistic(
         loss_statistic(scores, truth, classes=classes),
@@ -94,15 +93,29 @@ def score_calibration(
         subjects=subjects,
         resampling=resampling,
     )
-    pairs = _confidences(scores, truth)
-    for equal in _BINNINGS:
-        errors = [_mean_gap(_reliability(*pair, n_bins, equal)) for pair in pairs]
-        if truth.ndim == 2:
-            errors.append(float(np.mean(errors)))
-        found[f"ece_{equal}"] = {
-            name: Interval(error, None, None, len(truth), _BIASED)
+    for metric, errors in calibration_errors(scores, truth, n_bins=n_bins).items():
+        found[metric] = {
+            name: Interval(error, None, None, len(truth), BIASED)
             for name, error in zip(names, errors, strict=True)
         }
+    return found
+
+
+def calibration_errors(
+    probabilities: ArrayLike, labels: ArrayLike, *, n_bins: int = 15
+) -> dict[str, list[float]]:
+    """The values of ece_mass and ece_width; of several labels, a class each and their mean.
+
+    Raises:
+        ConfigError, LabelError: as `score_calibration`.
+    """
+    _check_bins(n_bins)
+    scores, truth = check_probabilities(probabilities, labels)
+    found = {}
+    for equal in _BINNINGS:
+        pairs = _confidences(scores, truth)
+        errors = [_mean_gap(_reliability(*pair, n_bins, equal)) for pair in pairs]
+        found[f"ece_{equal}"] = errors if truth.ndim == 1 else [*errors, float(np.mean(errors))]
     return found
 
 
@@ -116,22 +129,27 @@ def loss_statistic(
     """
     scores, truth = check_probabilities(probabilities, labels)
     several = truth.ndim == 2
-    if several:
-        own = np.where(truth > 0, scores, 1 - scores)
-        squares = (1 - own) ** 2
-    else:
-        own = np.take_along_axis(scores, truth[:, None], axis=1)
-        squares = (scores**2).sum(axis=1, keepdims=True) - 2 * own + 1
-    losses = -np.log(np.maximum(own, _LEAST)), squares
+    losses = case_losses(scores, truth)
 
     def measure(weights: _Array) -> _Array:
-        tables = [weights @ loss / weights.sum(axis=1, keepdims=True) for loss in losses]
+        tables = [weights @ loss / weights.sum(axis=1, keepdims=True) for loss in losses.values()]
         if several:
             tables = [c for table in tables for c in (table, known_mean(table))]
         return np.concatenate(tables, axis=1)
 
     names = (*check_classes(classes, scores.shape[1]), ALL) if several else (ALL,)
-    return Statistic(tuple((m, name) for m in ("nll", "brier") for name in names), measure, {})
+    return Statistic(tuple((m, name) for m in losses for name in names), measure, {})
+
+
+def case_losses(scores: _Array, truth: NDArray[np.int64]) -> dict[str, _Array]:
+    """What each case adds to nll and brier: (n_cases, 1), or a column a class of several labels."""
+    if truth.ndim == 2:
+        own = np.where(truth > 0, scores, 1 - scores)
+        squares = (1 - own) ** 2
+    else:
+        own = np.take_along_axis(scores, truth[:, None], axis=1)
+        squares = (scores**2).sum(axis=1, keepdims=True) - 2 * own + 1
+    return {"nll": -np.log(np.maximum(own, _LEAST)), "brier": squares}
 
 
 def bin_reliability(
