@@ -117,19 +117,28 @@ def report(run: RunFolder) -> None:
 @app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="Folder of a run.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Folder of a run on the same cases.")],
+    others: Annotated[
+        list[Path], typer.Argument(metavar="B...", help="Folders of runs on the same cases.")
+    ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; default <A>_vs_<B> beside A.")
+        Path | None,
+        typer.Option(help="Folder to write; default <A>_vs_<B>, or <A>_series, beside A."),
     ] = None,
 ) -> None:
     """Is B better than A? Paired differences with intervals, on the cases both scored.
 
-    Prints every metric; writes comparison.html, comparison.json and comparison.csv.
+    Prints every metric; writes comparison.html, comparison.json and comparison.csv. Of several
+    runs, each is compared with A, and series.html shows them side by side.
     """
     from pipeline.compare import compare as stage
     from pipeline.comparison.wording import to_text
+    from pipeline.series import compare_series
 
-    page, found = stage(first, second, out=out)
+    if len(others) > 1:
+        page, _ = compare_series([first, *others], out=out)
+        typer.echo(page)
+        return
+    page, found = stage(first, others[0], out=out)
     typer.echo(to_text(found))
     typer.echo(page)
 
