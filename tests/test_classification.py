@@ -445,7 +445,7 @@ def test_a_long_video_gets_a_timeline(once: Run[Any], tmp_path: Path) -> None:
     page = (out / "index.html").read_text()
     assert "long_preview.mp4" in page
     assert "http" not in page.replace("http-equiv", "")
-    assert "one subject only" in page  # why there is no interval
+    assert "Of one video only" in page  # why there is no interval
     # Without a truth nothing is scored, and no score of another time is left.
     how = Recognition(preview=False)
     recognize(once.model, [videos / "long.mp4"], out=out, device="cpu", how=how)

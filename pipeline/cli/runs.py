@@ -151,15 +151,14 @@ def _run(config: RunConfig, out: Path) -> None:
     create_run(config, out)
     from flows.experiment import run_experiment, stop_server
 
-    def stop(number: int, _: object) -> None:
+    def stop(_: int, __: object) -> None:
         # Not by KeyboardInterrupt: Prefect would report it to a server that Ctrl-C ended too,
         # and wait. What stands on disk is whole at any moment.
         say(STOPPED)
         stop_server()
-        os._exit(128 + number)
+        os._exit(130)
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # of which each would leave the server behind
-        signal.signal(number, stop)
+    signal.signal(signal.SIGINT, stop)
     finish(out, run_experiment(out))
 
 

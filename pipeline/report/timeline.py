@@ -36,6 +36,7 @@ def write_timeline_page(
     context = {
         "videos": videos,
         "headline": _headline(results),
+        "n_scored": results.get("n_videos", 0),
         "model": videos[0]["model"] if videos else {},
     }
     return write_page(out / "index.html", "timeline.html", context)
@@ -50,7 +51,7 @@ def _headline(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if found is None or found["mean"] is None:
             continue
         name = f"mAP at IoU {metric[3:]}" if metric.startswith("ap_") else "boundary error, s"
-        interval = found["reason"] or ""
+        interval = ""
         if found["ci_low"] is not None:
             interval = f"{found['ci_low']:.3f} to {found['ci_high']:.3f}"
         rows.append((name, f"{found['mean']:.3f}", interval))
