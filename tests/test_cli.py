@@ -193,10 +193,13 @@ def test_fetch_takes_a_local_folder(blob_set: Path) -> None:
 
 
 def test_models_are_listed_with_their_size() -> None:
-    done = volumetric("models")
+    done = volumetric("models", "segmentation")
     assert done.returncode == 0
     assert "residual_unet" in done.stdout
     assert "GFLOPs" in done.stdout
+    done = volumetric("models", "detection")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "segmentation, volumes, slices" in done.stderr
 
 
 @pytest.mark.slow

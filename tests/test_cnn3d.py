@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.overfitting import count, drop_nothing, opposite_motions, overfit
 from volumetric.errors import (
     ConfigError,
     DownloadError,
@@ -27,31 +28,6 @@ HEADS = {  # features that enter the classifier
     "mvit_v2_s": 768,
     "swin3d_t": 768,
 }
-
-
-def opposite_motions(*, n_channels: int, size: int = 32, n_frames: int = 8) -> torch.Tensor:
-    """A bar that goes right, and the same frames backwards: (2, C, T, size, size)."""
-    column = torch.arange(size)
-    step = size // n_frames
-    frames = torch.stack([(column >= t * step) & (column < t * step + 4) for t in range(n_frames)])
-    clip = frames.float()[None, :, None, :].expand(n_channels, -1, size, -1)
-    return torch.stack([clip, clip.flip(1)])
-
-
-def overfit(network: nn.Module, clips: torch.Tensor, *, steps: int, rate: float) -> bool:
-    labels = torch.tensor([0, 1])
-    optimizer = torch.optim.Adam(network.parameters(), rate)
-    for _ in range(steps):
-        loss = F.cross_entropy(network.train()(clips), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.inference_mode():
-        return bool((network(clips).argmax(1) == labels).all()) and loss.item() < 0.2
-
-
-def count(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 5, 33, 47), (1, 6, 16, 40, 31), (2, 3, 1, 1, 1)])
@@ -114,11 +90,26 @@ def test_video_networks_take_odd_sizes_and_channels(name: str) -> None:
 def test_video_networks_tell_motions_apart(name: str) -> None:
     torch.manual_seed(0)
     network = video_network(name, n_channels=1, n_classes=2)
-    for module in network.modules():  # with two clips, what is dropped is most of the loss
-        if isinstance(getattr(module, "p", None), float):
-            module.p = 0.0
+    drop_nothing(network)
     rate = 1e-4 if name == "swin3d_t" else 1e-3
     assert overfit(network, opposite_motions(n_channels=1), steps=12, rate=rate)
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "r2plus1d_18", "s3d", "swin3d_t"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 40, 5), (2, 3, 2)])
+def test_video_networks_take_what_is_hardly_a_clip(name: str, shape: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        network = video_network(name, n_channels=3, n_classes=4).eval()
+        assert network(torch.empty(2, 3, *shape)).shape == (2, 4)
+
+
+def test_one_value_a_channel_is_nothing_to_learn_from() -> None:
+    network = video_network("mc3_18", n_channels=3, n_classes=4)
+    with pytest.raises(GeometryError, match="two images") as caught:
+        network(torch.randn(1, 3, 1, 16, 16))
+    assert caught.value.code == "one-value"
+    assert network(torch.randn(2, 3, 1, 16, 16)).shape == (2, 4)
+    assert network.eval()(torch.randn(1, 3, 1, 16, 16)).shape == (1, 4)
 
 
 def test_mvit_refuses_what_it_is_not_built_for() -> None:

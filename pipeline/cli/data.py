@@ -36,6 +36,24 @@ Exit code 0: no error; 1: errors; 2: nothing could be checked.
 """
 
 
+_MODELS = """Which networks there are, with parameters, FLOPs, weights, and what they are for.
+
+\b
+volumetric models                all of them
+volumetric models segmentation   a class for each voxel
+volumetric models volumes        a label for a whole volume or clip, by a 3D network
+volumetric models slices         the same, by a 2D network on each slice or frame
+
+The name is what model.kind takes in a run's configuration, the weights what model.weights takes:
+imagenet and kinetics are torchvision's, fetched once, with the share of its test set that they
+label rightly; "MedicalNet file" is a path of one of Tencent's files (resnet_18_23dataset.pth), "own
+file" the path of a state dict under the network's own names. None means: it starts from chance.
+
+Parameters are those of a network for two classes. FLOPs are those of one forward pass at the
+size that each table states, a multiply-add counted twice; training takes three times as many.
+"""
+
+
 @app.command(help=_CHECK)
 def check(
     paths: Annotated[
@@ -118,12 +136,22 @@ def fetch(
     typer.echo(folder)
 
 
-@app.command()
-def models() -> None:
-    """What can be trained, with parameters and FLOPs."""
+@app.command(help=_MODELS)
+def models(
+    only: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="TASK",
+            help="segmentation, volumes or slices.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Which networks there are, with parameters, FLOPs, weights, and what they are for."""
     from pipeline.models import list_models
 
-    typer.echo(list_models())
+    for section in list_models(only):
+        typer.echo(section)
 
 
 def _list_videos(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from volumetric.errors import ConfigError, GeometryError
+from volumetric.models.sizes import take_small_images
 from volumetric.models.weights import Weights, adapt_first_layer, load_backbone
 
 VideoNetwork = Literal["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v2_s", "swin3d_t"]
@@ -57,17 +58,17 @@ def video_network(
 ) -> nn.Module:
     """The network torchvision has of this name: logits (B, n_classes) of (B, n_channels, D, H, W).
 
-    R3D-18, MC3-18, R(2+1)D-18 (Tran 2018), Swin3D-T (Liu 2022): any size. S3D (Xie 2018): from
-    (5, 17, 17) on, where torchvision's own needs (14, 224, 224); equal to it from there on.
-    MViTv2-S (Li 2022): the one `shape` (D, H, W) it is built for, of which the others make no
-    use; Kinetics' weights fit the default. `adapt_first_layer` says how weights meet other
-    channels than three.
+    R3D-18, MC3-18, R(2+1)D-18 (Tran 2018), Swin3D-T (Liu 2022): any size. S3D (Xie 2018): any
+    size, where torchvision's own needs (14, 224, 224); equal to it from there on. MViTv2-S (Li
+    2022): the one `shape` (D, H, W) it is built for, of which the others make no use; Kinetics'
+    weights fit the default. `adapt_first_layer` says how weights meet other channels than three.
 
     Raises:
         ConfigError: an unknown name, fewer than one channel, or no such weights, a `shape`
             that MViT cannot be built for.
         DownloadError, UnreadableFileError, UnsupportedError: see `load_backbone`.
-        GeometryError: when called, MViT with another size than its own.
+        GeometryError: when called, MViT with another size than its own, or one value a channel to
+            learn from.
     """
     if name not in get_args(VideoNetwork):
         raise ConfigError(
@@ -84,8 +85,7 @@ def video_network(
         network = get_model(name, weights=None, num_classes=n_classes)
     load_backbone(network, weights, name=name)
     adapt_first_layer(network, n_channels)
-    if name == "s3d":
-        network.avgpool = _FittingPool()
+    take_small_images(network)
     return network
 
 
@@ -102,14 +102,6 @@ class _Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.over_time(F.relu(self.over_frame(x), inplace=True))
         return F.relu(y + self.shortcut(x), inplace=True)
-
-
-class _FittingPool(nn.Module):
-    """S3D's average over (2, 7, 7) windows, which shrink to what a small clip leaves."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        frames, height, width = x.shape[2:]
-        return F.avg_pool3d(x, (min(2, frames), min(7, height), min(7, width)), stride=1)
 
 
 def _mvit_v2_s(n_classes: int, *, shape: tuple[int, int, int]) -> nn.Module:

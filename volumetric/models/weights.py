@@ -6,7 +6,7 @@ import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlparse
 
 import torch
@@ -17,17 +17,21 @@ from volumetric.errors import ConfigError, DownloadError, UnreadableFileError, U
 Weights = Literal["none", "imagenet", "kinetics"] | Path
 State = Mapping[str, torch.Tensor]
 
-_HEADS = ("classifier", "fc", "head", "heads")
+_HEADS = ("classifier", "fc", "fc8", "head", "heads", "class_layers", "last_linear")
+_FOREIGN_HEAD = "conv_seg."  # with which MedicalNet segments
 _PREFIXES = {"imagenet": "IMAGENET1K", "kinetics": "KINETICS400"}
 
 
 def load_backbone(module: nn.Module, weights: Weights, *, name: str) -> bool:
     """Whether the head's weights came too, once the trunk's lie in `module`, which is changed.
 
-    The trunk is everything but the last child if that is called classifier, fc, head or heads,
-    as in torchvision. Each of its tensors must be there in its shape, and nothing else may be. The
-    head is taken where its shapes agree, and may be absent. Load before the first layer is
-    adapted to other channels than three.
+    The trunk is everything but the last child, if that is called as heads are in torchvision and
+    MONAI: classifier, fc, head and so on. Each of its tensors must be there in its shape, and
+    nothing else may be. The head is taken where its shapes agree, and may be absent. Load before
+    the first layer is adapted to other channels.
+
+    A file may hold the tensors under "state_dict", beside an optimizer and the like, and with
+    "module." before every name: so MedicalNet's do, and checkpoints of training on several GPUs.
 
     Args:
         module: a network built under torchvision's own names.
@@ -50,7 +54,8 @@ def load_backbone(module: nn.Module, weights: Weights, *, name: str) -> bool:
     own = module.state_dict()
     head = _head_prefix(module)
     trunk = {key for key in own if not (head and key.startswith(head))}
-    given = {key for key in state if not (head and key.startswith(head))}
+    heads = (head or _FOREIGN_HEAD, _FOREIGN_HEAD)
+    given = {key for key in state if not key.startswith(heads)}
     _check_trunk(own, state, trunk=trunk, given=given, where=(name, path))
     fits = {
         key for key in own.keys() - trunk if key in state and state[key].shape == own[key].shape
@@ -62,29 +67,31 @@ def load_backbone(module: nn.Module, weights: Weights, *, name: str) -> bool:
 
 
 def adapt_first_layer(module: nn.Module, n_channels: int) -> None:
-    """Let the module's first convolution, which takes three channels, take `n_channels`.
+    """Let the module's first convolution, which takes one or three channels, take `n_channels`.
 
     One channel gets the sum of the three kernels: a grey image answers as its RGB copy did. Other
-    numbers repeat the kernels in turn, times 3/n_channels, which keeps the size of the answer.
+    numbers repeat the kernels in turn, times their number/n_channels, which keeps the size of the
+    answer: copies of a grey image in all channels answer as it did in one.
 
     Raises:
-        ConfigError: fewer than one channel, or no convolution of three channels comes first.
+        ConfigError: fewer than one channel, or no convolution of one or three comes first.
     """
     convolutions = (m for m in module.modules() if isinstance(m, nn.Conv2d | nn.Conv3d))
     first = next(convolutions, None)
-    if n_channels < 1 or first is None or first.in_channels != 3:
+    if n_channels < 1 or first is None or first.in_channels not in (1, 3):
         raise ConfigError(
             "bad-channels",
             f"a first layer of {n_channels} channels cannot be made of {first}",
-            "Give at least one channel, and a network of RGB images",
+            "Give at least one channel, and a network of grey or RGB images",
         )
-    if n_channels == 3:
+    learnt = first.in_channels
+    if n_channels == learnt:
         return
     kernels = first.weight.detach()
     if n_channels == 1:
         kernels = kernels.sum(1, keepdim=True)
     else:
-        kernels = kernels[:, torch.arange(n_channels) % 3] * (3 / n_channels)
+        kernels = kernels[:, torch.arange(n_channels) % learnt] * (learnt / n_channels)
     # Changed in place, since a convolution's other settings have a dozen names.
     first.in_channels = n_channels
     first.weight = nn.Parameter(kernels.clone())
@@ -115,7 +122,7 @@ def _check_trunk(
         raise UnsupportedError(
             "weights-mismatch",
             f"these are not the weights of {name}: {found}",
-            f"Give a file of torchvision's {name}, with its own names",
+            f"Give a file of {name}, with its own names",
             path=path,
         )
 
@@ -133,7 +140,7 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _unwrap(torch.load(path, map_location="cpu", weights_only=True))
     except (*broken_file, pickle.UnpicklingError, SafetensorError) as error:
         raise _unreadable(path, f"cannot be read as weights ({_first_line(error)})") from error
     if not isinstance(state, dict) or not all(
@@ -144,6 +151,16 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
     if broken:
         raise _unreadable(path, f"holds values that are not finite: {_some(broken)}")
     return dict(state)
+
+
+def _unwrap(loaded: Any) -> Any:
+    """The state dict of a checkpoint, under its module's own names."""
+    state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
+    if not isinstance(state, dict):
+        return state
+    if all(isinstance(key, str) and key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return state
 
 
 def _first_line(error: Exception) -> str:
