@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from volumetric.errors import ConfigError
+from volumetric.errors import ConfigError, GeometryError
+from volumetric.models.context import WIDTH, SliceLSTM, SliceTransformer
+from volumetric.models.maps import MapHead
 
-Aggregate = Literal["mean", "max", "attention", "mean_max", "conv3d"]
-
-_DROPPED = 0.1  # maps blanked in training
+Aggregate = Literal["mean", "max", "attention", "mean_max", "conv3d", "transformer", "lstm"]
 
 
 class SliceHead(nn.Module):
@@ -25,7 +24,8 @@ class SliceHead(nn.Module):
         n_classes: numbers returned for each image.
         aggregate: how slices become one: their features' mean (`mean_max`: of both the mean and
             the largest of each map), their largest, a mean weighted by gated attention (Ilse
-            2018, equation 9), or 3D convolutions over maps.
+            2018, equation 9), the same after a transformer or an LSTM in both directions has
+            put each slice in the light of the others, or 3D convolutions over maps.
     """
 
     centre: torch.Tensor
@@ -42,38 +42,84 @@ class SliceHead(nn.Module):
         self.aggregate = aggregate
         self.register_buffer("centre", torch.zeros(n_features))
         self.register_buffer("spread", torch.ones(n_features))
-        self.attention = _GatedAttention(n_features) if aggregate == "attention" else None
+        self.context: SliceTransformer | SliceLSTM | None = None
+        if aggregate == "transformer":
+            self.context = SliceTransformer(n_features)
+        elif aggregate == "lstm":
+            self.context = SliceLSTM(n_features)
+        width = n_features if self.context is None else WIDTH
+        attends = aggregate == "attention" or self.context is not None
+        self.attention = _GatedAttention(width) if attends else None
         self.answer: nn.Module = (
             MapHead(n_features, n_classes)
             if aggregate == "conv3d"
-            else nn.Sequential(nn.Dropout(0.2), nn.Linear(n_features, n_classes))
+            else nn.Sequential(nn.Dropout(0.2), nn.Linear(width, n_classes))
         )
 
-    def forward(self, found: torch.Tensor) -> torch.Tensor:
-        """Logits: see the class."""
-        return self.weigh(found)[0]
+    def forward(self, found: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits: see the class and `weigh`."""
+        return self.weigh(found, lengths)[0]
 
-    def weigh(self, found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def weigh(
+        self, found: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (B, n_classes), and what each slice counted for (B, D), adding up to 1.
 
         That is its attention; its share of the features where the largest are taken; or 1/D.
+        With `lengths` (B,) only so many of an image's first slices count, whatever the others
+        hold; 3D convolutions then take one image at a time, their batch norm in training too.
+
+        Raises:
+            GeometryError: lengths that are not from 1 to D, or not one an image.
         """
         scaled = (found - self.centre[:, None, None, None]) / self.spread[:, None, None, None]
+        present = None if lengths is None else mark_present(lengths, found)
         counted = torch.full_like(found[:, 0, :, 0, 0], 1 / found.shape[2])
+        if present is not None:
+            counted = present.to(found.dtype) / present.sum(1, keepdim=True)
+            scaled = scaled.masked_fill(~present[:, None, :, None, None], 0)
         if self.aggregate == "conv3d":
-            return self.answer(scaled), counted
+            if lengths is None:
+                return self.answer(scaled), counted
+            alone = zip(scaled, lengths.tolist(), strict=True)
+            return torch.cat([self.answer(one[None, :, :n]) for one, n in alone]), counted
         features = scaled.mean((3, 4)).transpose(1, 2)
+        if self.context is not None:
+            features = self.context(features, present)
+        pooled, counted = self._pool(features, counted, present)
+        return self.answer(pooled), counted
+
+    def _pool(
+        self, features: torch.Tensor, counted: torch.Tensor, present: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One row (B, F) of slices (B, D, F), and what each counted for; evenly by `counted`."""
         if self.attention is not None:
-            counted = self.attention(features)
-            pooled = (counted[..., None] * features).sum(1)
+            counted = self.attention(features, present)
         elif self.aggregate == "max":
+            if present is not None:
+                features = features.masked_fill(~present[..., None], -torch.inf)
             pooled = features.amax(1)
             # Many features are zero in every slice: all share those, not the first alone.
             largest = (features == pooled[:, None]).to(features.dtype)
-            counted = (largest / largest.sum(1, keepdim=True)).mean(2)
-        else:
-            pooled = features.mean(1)
-        return self.answer(pooled), counted
+            return pooled, (largest / largest.sum(1, keepdim=True)).mean(2)
+        return (counted[..., None] * features).sum(1), counted
+
+
+def mark_present(lengths: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Which slices count, (B, D), of images (B, C, D, …), by how many each has, `lengths` (B,).
+
+    Raises:
+        GeometryError: lengths that are not from 1 to D, or not one an image.
+    """
+    batch, _, depth = images.shape[:3]
+    fits = lengths.shape == (batch,) and not lengths.is_floating_point()
+    if not fits or int(lengths.min()) < 1 or int(lengths.max()) > depth:
+        raise GeometryError(
+            "bad-lengths",
+            f"lengths {lengths.tolist()} for {batch} images of {depth} slices",
+            f"Give each image a whole number from 1 to {depth}",
+        )
+    return torch.arange(depth, device=images.device) < lengths.to(images.device)[:, None]
 
 
 class _GatedAttention(nn.Module):
@@ -85,57 +131,9 @@ class _GatedAttention(nn.Module):
         self.gate = nn.Linear(n_features, hidden)
         self.score = nn.Linear(hidden, 1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
         gated = torch.tanh(self.value(features)) * torch.sigmoid(self.gate(features))
         scores: torch.Tensor = self.score(gated)[..., 0]
+        if present is not None:
+            scores = scores.masked_fill(~present, -torch.inf)
         return scores.softmax(1)
-
-
-class MapHead(nn.Module):
-    """Logits (B, n_classes) from maps (B, n_maps, D, h, w), of any size.
-
-    Two residual convolutions, the second on half the grid. Besides the mean of everything, the
-    largest answers in the frame count, averaged over the first, the middle and the last third:
-    standing up and sitting down differ in their order alone.
-
-    Args:
-        n_maps: channels that come in.
-        n_classes: numbers returned for each image.
-        width: channels of the first stage; the second has twice as many.
-    """
-
-    def __init__(self, n_maps: int, n_classes: int, *, width: int = 64):
-        super().__init__()
-        self.mix = _convolution(n_maps, width, kernel=1)
-        self.fine = _convolution(width, width, kernel=3)
-        self.halve = _convolution(width, 2 * width, kernel=3, stride=2)
-        self.coarse = _convolution(2 * width, 2 * width, kernel=3)
-        self.dropout = nn.Dropout(0.5)
-        self.linear = nn.Linear(8 * width, n_classes)
-
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
-        """Logits: see the class."""
-        x = self.mix(F.dropout3d(maps, _DROPPED, self.training))
-        x = x + self.fine(x)
-        x = self.halve(x)
-        x = x + self.coarse(x)
-        largest = x.amax((3, 4))
-        n = largest.shape[2]
-        third = n // 3
-        # The thirds overlap by a slice where they can, and none is empty.
-        parts = (
-            largest[:, :, : third + 1],
-            largest[:, :, third : n - third],
-            largest[:, :, -third - 1 :],
-        )
-        pooled = torch.cat([x.mean((2, 3, 4)), *(part.mean(2) for part in parts)], 1)
-        logits: torch.Tensor = self.linear(self.dropout(pooled))
-        return logits
-
-
-def _convolution(channels: int, width: int, *, kernel: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv3d(channels, width, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm3d(width),
-        nn.ReLU(inplace=True),
-    )

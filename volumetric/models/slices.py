@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, cast
+from functools import partial
+from itertools import pairwise
+from typing import Literal, cast, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint as run_twice
 
 from volumetric.errors import ConfigError
-from volumetric.models.heads import Aggregate, SliceHead
-from volumetric.models.weights import Weights, adapt_first_layer, load_backbone
+from volumetric.models.backbones import BACKBONES, Maps, build_trunk
+from volumetric.models.heads import Aggregate, SliceHead, mark_present
+from volumetric.models.norms import count_nothing
+from volumetric.models.shift import Shifted
+from volumetric.models.weights import Weights
 
-
-@dataclass(frozen=True)
-class _Shelf:
-    """What is to be known of one of torchvision's 2D networks.
-
-    Attributes:
-        head: its last child, which is taken off.
-        n_features: numbers a slice that then come out.
-        branches: where its residual blocks keep the branch that is shifted in time.
-        cut: its first stages, which leave a sixteenth of the frame's sides.
-        n_maps: channels that then come out.
-    """
-
-    head: str
-    n_features: int
-    branches: Literal["conv", "block", "conv1"]
-    cut: int
-    n_maps: int
-
-
-BACKBONES = {
-    "mobilenet_v2": _Shelf("classifier", 1280, "conv", cut=14, n_maps=96),
-    "mobilenet_v3_small": _Shelf("classifier", 576, "block", cut=9, n_maps=48),
-    "resnet18": _Shelf("fc", 512, "conv1", cut=7, n_maps=256),
-}
+Planes = Literal[1, 3]
 
 
 class SliceNetwork(nn.Module):
@@ -47,106 +28,199 @@ class SliceNetwork(nn.Module):
 
     In evaluation `chunk` slices at a time go through, so that memory does not grow with D; where
     slices are shifted along D their neighbours are needed, and whole images go through, as many
-    as have `chunk` slices between them, but at least one. Training needs all slices at once.
+    as have `chunk` slices between them, but at least one. Training needs all slices at once,
+    unless activations are computed twice: then they go through in chunks there too, and batch
+    norm takes its statistics of a chunk, or none where `freeze_norm` has kept it from that.
 
     Args:
-        trunk: 2D network from (N, C / streams, H, W) to features (N, F), or maps (N, F, h, w).
-        heads: each from what `look` finds to logits, which are averaged.
+        trunk: 2D network from (N, C / streams · (2 · neighbours + 1), H, W) to features (N, F),
+            or maps (N, F, h, w).
+        heads: each from what `look` finds to logits, which are averaged; with three planes a
+            third of them for each.
         streams: equal parts of the channels that go through the trunk one by one, such as frames
             and their changes; what it finds in them is put side by side.
+        planes: 3 for slices along D, along H and along W: the trunk is the same for all, heads
+            are not, and answers are averaged.
+        neighbours: slices before and after each that the trunk sees with it, as channels, the
+            slice before first; those beyond an end are the last one again.
         chunk: slices at a time in evaluation; None for all.
+        checkpoint: keep of the trunk's activations nothing in training but what goes in and comes
+            out of each chunk, and compute them again for the backward pass.
+
+    Raises:
+        ConfigError: numbers that make no sense.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a value
         self,
         trunk: nn.Module,
         heads: Sequence[SliceHead],
         *,
         streams: int = 1,
+        planes: Planes = 1,
+        neighbours: int = 0,
         chunk: int | None = None,
+        checkpoint: bool = False,
     ):
         super().__init__()
         if chunk is not None and chunk < 1:
             raise ConfigError("bad-chunk", f"a chunk of {chunk} slices", "Give at least 1, or None")
+        if neighbours < 0:
+            raise ConfigError("bad-neighbours", f"{neighbours} neighbours", "Give 0 or more")
+        if planes not in get_args(Planes) or len(heads) % planes:
+            raise ConfigError(
+                "bad-planes", f"{planes} planes, {len(heads)} heads", "Use 1, or 3 with heads each"
+            )
         self.streams = streams
+        self.planes = planes
+        self.neighbours = neighbours
         self.chunk = chunk
+        self.checkpoint = checkpoint
         self.trunk = trunk
         self.heads = nn.ModuleList(heads)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits: see the class."""
-        return self.weigh_slices(images)[0]
+    def forward(self, images: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits: see `weigh_slices`."""
+        return self.weigh_slices(images, lengths)[0]
 
-    def weigh_slices(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (B, n_classes), and what each slice counted for (B, D): see `SliceHead.weigh`."""
-        found = self.look(images)
-        answers = [cast(SliceHead, head).weigh(found) for head in self.heads]
-        logits, counted = zip(*answers, strict=True)
-        return torch.stack(logits).mean(0), torch.stack(counted).mean(0)
+    def weigh_slices(
+        self, images: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, n_classes), and what each slice counted for (B, D): see `SliceHead.weigh`.
 
-    def look(self, images: torch.Tensor) -> torch.Tensor:
+        With three planes (B, D + H + W), one after the other, adding up to 1 too. `lengths` (B,)
+        says how many slices each image has, where images of other depths are padded to D: what
+        lies beyond is not looked at. With three planes each image then goes through alone.
+
+        Raises:
+            GeometryError: lengths that are not from 1 to D, or not one an image.
+        """
+        if self.planes == 3 and lengths is not None:
+            return self._weigh_alone(images, lengths)
+        n = len(self.heads) // self.planes
+        answers, counts = [], []
+        for axis in range(self.planes):
+            found = self.look(images.movedim(2 + axis, 2), lengths)
+            heads = cast(Iterable[SliceHead], self.heads[axis * n : (axis + 1) * n])
+            logits, counted = zip(*(head.weigh(found, lengths) for head in heads), strict=True)
+            answers.append(torch.stack(logits).mean(0))
+            counts.append(torch.stack(counted).mean(0))
+        return torch.stack(answers).mean(0), torch.cat(counts, 1) / self.planes
+
+    def look(self, images: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """What the trunk finds in images (B, C, D, H, W): (B, streams * F, D, h, w).
 
-        h and w are 1 where the heads take one number a feature and slice.
+        h and w are 1 where the heads take one number a feature and slice. Beyond an image's
+        `lengths` nothing is found, which is written as 0.
         """
         batch, channels, depth, *frame = images.shape
-        shifts = [module for module in self.trunk.modules() if isinstance(module, _Shifted)]
-        for module in shifts:
-            module.depth = depth
+        present = None if lengths is None else mark_present(lengths, images)
         clips = images.reshape(batch * self.streams, channels // self.streams, depth, *frame)
         slices = clips.transpose(1, 2).flatten(0, 1)
-        if self.training or self.chunk is None:
-            parts = [self._find(slices)]
+        if present is None:
+            found = self._look(_stack(slices, depth))
         else:
-            at_once = max(1, self.chunk // depth) * depth if shifts else self.chunk
-            parts = [
-                self._find(slices[start : start + at_once])
-                for start in range(0, len(slices), at_once)
-            ]
-        found = torch.cat(parts)
+            there = present.repeat_interleave(self.streams, 0)
+            seen = self._look(_stack(slices, depth, there))
+            found = seen.new_zeros(slices.shape[0], *seen.shape[1:])
+            found[there.flatten()] = seen
         found = found.reshape(batch, self.streams, depth, *found.shape[1:])
         return found.transpose(2, 3).flatten(1, 2)
 
-    def _find(self, slices: torch.Tensor) -> torch.Tensor:
-        """Features (N, F, h, w) of slices (N, C, H, W)."""
+    def _weigh_alone(
+        self, images: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `weigh_slices`, an image at a time: padding lies within the other planes' slices."""
+        mark_present(lengths, images)
+        answers, counts = [], []
+        for image, n in zip(images, lengths.tolist(), strict=True):
+            logits, counted = self.weigh_slices(image[None, :, :n])
+            padding = counted.new_zeros(1, images.shape[2] - n)
+            answers.append(logits)
+            counts.append(torch.cat([counted[:, :n], padding, counted[:, n:]], 1))
+        return torch.cat(answers), torch.cat(counts)
+
+    def _look(self, stack: _Stack) -> torch.Tensor:
+        """Features (N, F, h, w) of a stack, a part at a time where that is asked for."""
+        see = self._see
+        if self.training and self.checkpoint:
+            again = partial(_contexts, self.trunk)
+            see = partial(run_twice, self._see, use_reentrant=False, context_fn=again)
+        elif self.training or self.chunk is None:
+            return self._see(stack, slice(None))
+        return torch.cat([see(stack, slice(*part)) for part in pairwise(self._bounds(stack))])
+
+    def _bounds(self, stack: _Stack) -> list[int]:
+        """Where parts of `chunk` slices begin, and where the last one ends."""
+        n = stack.slices.shape[0]
+        chunk = self.chunk or n
+        if any(isinstance(module, Shifted) for module in self.trunk.modules()):
+            starts = [*(stack.before == 0).nonzero().flatten().tolist(), n]
+        else:
+            # As even as can be: batch norm in training does not take a last slice alone.
+            chunk = -(-n // -(-n // chunk))
+            starts = list(range(n + 1))
+        bounds = [0]
+        for start, end in pairwise(starts):
+            if end - bounds[-1] > chunk and start > bounds[-1]:
+                bounds.append(start)
+        return [*bounds, n]
+
+    def _see(self, stack: _Stack, part: slice) -> torch.Tensor:
+        """Features (n, F, h, w) of a part of a stack."""
+        before, after = stack.before[part], stack.after[part]
+        slices = stack.slices[part]
+        if self.neighbours:
+            steps = torch.arange(-self.neighbours, self.neighbours + 1, device=before.device)
+            steps = steps.clamp(-before[:, None], after[:, None])
+            own = torch.arange(stack.slices.shape[0], device=before.device)[part]
+            slices = stack.slices[own[:, None] + steps].flatten(1, 2)
+        for module in self.trunk.modules():
+            if isinstance(module, Shifted):
+                module.layout = before == 0 if stack.depth is None else stack.depth
         # Depthwise convolutions take half the time with channels last.
         found: torch.Tensor = self.trunk(slices.contiguous(memory_format=torch.channels_last))
         if found.ndim == 2:
             return found[..., None, None]
-        if self.heads[0].aggregate == "mean_max":
+        if cast(SliceHead, self.heads[0]).aggregate == "mean_max":
             found = torch.cat(
                 [found.mean((2, 3), keepdim=True), found.amax((2, 3), keepdim=True)], 1
             )
         return found
 
 
-class _Shifted(nn.Module):
-    """A branch that sees an eighth of its channels from the slice before, and one from after.
+@dataclass(frozen=True)
+class _Stack:
+    """Slices of several images, one after the other.
 
-    The temporal shift module (Lin 2019), which learns motion at no cost; zeros come in at the
-    ends. A slice alone has no neighbours and is left as it is, which makes the network of one
-    slice the 2D network it is made of.
+    Attributes:
+        slices: (N, C, H, W).
+        before: slices of the same image that come before each, (N,).
+        after: that come after.
+        depth: slices of every image, if all have as many.
     """
 
-    def __init__(self, branch: nn.Module):
-        super().__init__()
-        self.branch = branch
-        self.depth = 1
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.branch(shift_slices(x, depth=self.depth))
-        return result
+    slices: torch.Tensor
+    before: torch.Tensor
+    after: torch.Tensor
+    depth: int | None
 
 
-def shift_slices(x: torch.Tensor, *, depth: int) -> torch.Tensor:
-    """Features (B·D, C, H, W): the first C/8 channels from slice d+1, the next C/8 from d-1."""
-    if depth == 1:
-        return x
-    slices = x.reshape(-1, depth, *x.shape[1:])
-    fold = x.shape[1] // 8
-    ahead = F.pad(slices[:, 1:, :fold], (0, 0) * 3 + (0, 1))
-    behind = F.pad(slices[:, :-1, fold : 2 * fold], (0, 0) * 3 + (1, 0))
-    return torch.cat([ahead, behind, slices[:, :, 2 * fold :]], 2).flatten(0, 1)
+def _stack(slices: torch.Tensor, depth: int, present: torch.Tensor | None = None) -> _Stack:
+    """Those slices (B * D, C, H, W) of images of D slices that are `present`, (B, D)."""
+    before = torch.arange(depth, device=slices.device).repeat(slices.shape[0] // depth)
+    if present is None:
+        return _Stack(slices, before, depth - 1 - before, depth)
+    after = present.sum(1).repeat_interleave(depth) - 1 - before
+    there = present.flatten()
+    return _Stack(slices[there], before[there], after[there], None)
+
+
+def _contexts(
+    trunk: nn.Module,
+) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What surrounds the first pass through a trunk, and the second."""
+    return nullcontext(), count_nothing(trunk)
 
 
 def slice_network(  # noqa: PLR0913 - every one is a choice of the user's, and a value
@@ -157,11 +231,17 @@ def slice_network(  # noqa: PLR0913 - every one is a choice of the user's, and a
     aggregate: Aggregate = "mean",
     shift: bool = False,
     streams: int = 1,
+    planes: Planes = 1,
+    neighbours: int = 0,
     members: int = 1,
     chunk: int | None = 32,
+    checkpoint: bool = False,
     weights: Weights = "none",
 ) -> SliceNetwork:
     """A network that answers for (B, n_channels, D, H, W) from a 2D backbone a slice at a time.
+
+    Slices may have any size, `build_trunk` says which are enlarged; `input_statistics` says what
+    the input is normalised by.
 
     Args:
         backbone: one of `BACKBONES`; its own classifier is taken off.
@@ -170,55 +250,47 @@ def slice_network(  # noqa: PLR0913 - every one is a choice of the user's, and a
         aggregate: see `SliceHead`.
         shift: let neighbouring slices exchange channels in every residual branch (TSM).
         streams: see `SliceNetwork`.
-        members: heads, each with weights of its own.
+        planes: see `SliceNetwork`.
+        neighbours: see `SliceNetwork`.
+        members: heads of each plane, each with weights of its own.
         chunk: slices at a time in evaluation; None for all.
+        checkpoint: see `SliceNetwork`.
         weights: see `load_backbone`.
 
     Raises:
-        ConfigError: an unknown backbone or aggregate, no channel or chunk, no such weights.
+        ConfigError: an unknown backbone or aggregate, no channel or chunk, no such weights,
+            a shift of a backbone without residual branches, impossible numbers.
         DownloadError, UnreadableFileError, UnsupportedError: see `load_backbone`.
     """
-    shelf = BACKBONES.get(backbone)
-    if shelf is None:
-        raise ConfigError(
-            "unknown-network",
-            f"{backbone!r} is no 2D backbone",
-            f"Use one of {', '.join(BACKBONES)}",
-        )
-    from torchvision.models import get_model
-
-    trunk: nn.Module = get_model(backbone, weights=None)
-    load_backbone(trunk, weights, name=backbone)
-    setattr(trunk, shelf.head, nn.Identity())
-    adapt_first_layer(trunk, n_channels // streams)
-    if shift:
-        _insert_shifts(trunk, shelf.branches)
-    n_features = shelf.n_features
+    maps: Maps = "pooled"
     if aggregate == "conv3d":
-        trunk, n_features = _stages(trunk)[: shelf.cut], shelf.n_maps
+        maps = "sixteenth"
     elif aggregate == "mean_max":
-        trunk, n_features = _stages(trunk), 2 * n_features
+        maps = "last"
+    trunk = build_trunk(
+        backbone,
+        n_channels=n_channels // streams,
+        copies=2 * neighbours + 1,
+        maps=maps,
+        shift=shift,
+        weights=weights,
+    )
+    known = BACKBONES[backbone]
+    n_features = {
+        "pooled": known.n_features,
+        "last": 2 * known.n_features,
+        "sixteenth": known.n_maps,
+    }[maps]
     heads = [
-        SliceHead(streams * n_features, n_classes, aggregate=aggregate) for _ in range(members)
+        SliceHead(streams * n_features, n_classes, aggregate=aggregate)
+        for _ in range(planes * members)
     ]
-    return SliceNetwork(trunk, heads, streams=streams, chunk=chunk)
-
-
-def _stages(trunk: nn.Module) -> nn.Sequential:
-    """The trunk without what makes one number of each of its maps."""
-    stages = getattr(trunk, "features", None)
-    if isinstance(stages, nn.Sequential):
-        return stages
-    return nn.Sequential(OrderedDict(list(trunk.named_children())[:-2]))
-
-
-def _insert_shifts(trunk: nn.Module, branches: Literal["conv", "block", "conv1"]) -> None:
-    """Shift what enters the residual branches of the trunk, which is changed."""
-    for block in list(trunk.modules()):
-        branch = block._modules.get(branches)
-        if branches == "conv1":
-            # The stem of a ResNet is called conv1 too, and is no branch of a block.
-            if branch is not None and block is not trunk:
-                block._modules["conv1"] = _Shifted(branch)
-        elif branch is not None and getattr(block, "use_res_connect", False):
-            block._modules[branches] = _Shifted(branch)
+    return SliceNetwork(
+        trunk,
+        heads,
+        streams=streams,
+        planes=planes,
+        neighbours=neighbours,
+        chunk=chunk,
+        checkpoint=checkpoint,
+    )

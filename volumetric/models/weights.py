@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +21,20 @@ State = Mapping[str, torch.Tensor]
 
 _HEADS = ("classifier", "fc", "fc8", "head", "heads", "class_layers", "last_linear")
 _FOREIGN_HEAD = "conv_seg."  # with which MedicalNet segments
+_OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 _PREFIXES = {"imagenet": "IMAGENET1K", "kinetics": "KINETICS400"}
 
 
-def load_backbone(module: nn.Module, weights: Weights, *, name: str) -> bool:
+def load_backbone(
+    module: nn.Module, weights: Weights, *, name: str, dropped: tuple[str, ...] = ()
+) -> bool:
     """Whether the head's weights came too, once the trunk's lie in `module`, which is changed.
 
     The trunk is everything but the last child, if that is called as heads are in torchvision and
     MONAI: classifier, fc, head and so on. Each of its tensors must be there in its shape, and
-    nothing else may be. The head is taken where its shapes agree, and may be absent. Load before
-    the first layer is adapted to other channels.
+    nothing else may be. The head is taken where its shapes agree, and may be absent. DenseNet's
+    layers may have the names of before 2018, as in torchvision's own file. Load before the first
+    layer is adapted to other channels.
 
     A file may hold the tensors under "state_dict", beside an optimizer and the like, and with
     "module." before every name: so MedicalNet's do, and checkpoints of training on several GPUs.
@@ -39,6 +45,8 @@ def load_backbone(module: nn.Module, weights: Weights, *, name: str) -> bool:
             torchvision's own, from its cache or fetched, held against their hash; a path is a
             file of tensors, .safetensors or torch's own.
         name: torchvision's name of the network, to find its weights by and to name in errors.
+        dropped: how names of a file's tensors may begin that are left out, where the module
+            has lost its head; all of what it has is then trunk.
 
     Raises:
         ConfigError: there are no such weights of this network.
@@ -50,9 +58,10 @@ def load_backbone(module: nn.Module, weights: Weights, *, name: str) -> bool:
     if weights == "none":
         return False
     path = weights if isinstance(weights, Path) else _cached(_url(name, weights))
-    state = _read_state(path)
+    read = _read_state(path).items()
+    state = {_present_name(key): value for key, value in read if not key.startswith(dropped)}
     own = module.state_dict()
-    head = _head_prefix(module)
+    head = None if dropped else _head_prefix(module)
     trunk = {key for key in own if not (head and key.startswith(head))}
     heads = (head or _FOREIGN_HEAD, _FOREIGN_HEAD)
     given = {key for key in state if not key.startswith(heads)}
@@ -127,6 +136,11 @@ def _check_trunk(
         )
 
 
+def _present_name(key: str) -> str:
+    """The name that a tensor of DenseNet has today: denselayer1.norm1 was once norm.1."""
+    return _OLD_DENSENET.sub(r"\1\2", key)
+
+
 def _some(keys: list[str]) -> str:
     return ", ".join(keys[:4]) + (", …" if len(keys) > 4 else "")
 
@@ -140,7 +154,10 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = _unwrap(torch.load(path, map_location="cpu", weights_only=True))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is odd but readable is checked below
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            state = _unwrap(state)
     except (*broken_file, pickle.UnpicklingError, SafetensorError) as error:
         raise _unreadable(path, f"cannot be read as weights ({_first_line(error)})") from error
     if not isinstance(state, dict) or not all(
