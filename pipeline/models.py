@@ -14,8 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from volumetric.errors import ConfigError
 from volumetric.models import slice_network, small_cnn3d, volume_network
 from volumetric.models.backbones import BACKBONES
-from volumetric.models.cnn3d import VideoNetwork
-from volumetric.models.volumes import ConvertedNetwork, MedicalNetwork, VolumeNetwork
+from volumetric.network_names import (
+    ConvertedNetwork,
+    MedicalNetwork,
+    VideoNetwork,
+    VolumeNetwork,
+)
 from volumetric.plan import choose_features, choose_patch
 from volumetric.spec import ModelSpec, build_network
 

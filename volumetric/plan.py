@@ -134,6 +134,25 @@ def shrink_to(
     return patch
 
 
+def choose_strides(
+    shape: Sequence[int], spacing: Sequence[float], *, n_strides: int
+) -> list[Triple]:
+    """Strides along (D, H, W), one after the other, until every axis is short.
+
+    Axes are halved while their spacing is within twice the finest, so that voxels become cubes
+    and stay so, and while they are longer than one voxel.
+    """
+    size, step = np.array(shape, dtype=np.float64), np.array(spacing, dtype=np.float64)
+    strides = []
+    for _ in range(n_strides):
+        long = size > 1
+        fine = step < 2 * step[long].min() if long.any() else long
+        stride = np.where(long & fine, 2, 1)
+        size, step = np.ceil(size / stride), step * stride
+        strides.append(_triple(stride))
+    return strides
+
+
 def choose_batch(patch: Triple, *, budget_voxels: int, total_voxels: int) -> int:
     """Patches a batch: what the budget holds, at most 5 % of the data set, at least 2."""
     n_voxels = int(np.prod(patch))

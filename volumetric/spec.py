@@ -12,10 +12,11 @@ from torch import nn
 from volumetric.clip_augment import ClipInput
 from volumetric.clips import Sampling
 from volumetric.errors import ConfigError
-from volumetric.models import UNet, slice_network, slice_unet, small_cnn3d, video_network
-from volumetric.models.cnn3d import VideoNetwork
-from volumetric.models.heads import Aggregate
+from volumetric.models import UNet, slice_network, slice_unet, small_cnn3d, volume_network
 from volumetric.models.segmenters import Segmenter, attention_unet, segresnet, swin_unetr, unetr
+from volumetric.models.slices import Planes
+from volumetric.network_names import Aggregate, VolumeNetwork
+from volumetric.plan import choose_strides
 
 Triple = tuple[int, int, int]
 Fit = Literal["crop", "whole"]
@@ -70,7 +71,7 @@ class ClassifierSpec:
     """What `model.json` says of a network that labels whole clips.
 
     Attributes:
-        kind: `small_cnn3d`, one of torchvision's video networks, or a 2D backbone.
+        kind: `small_cnn3d`, another 3D network, or a 2D backbone.
         classes: names, in the order of the network's answers.
         multi_label: whether each class is answered for itself.
         input: frames, differences between neighbours, or both: as channels of a 3D network, as
@@ -134,7 +135,7 @@ class ScanClassifierSpec:
     """What `model.json` says of a network that labels whole scans.
 
     Attributes:
-        kind: `small_cnn3d`, one of torchvision's video networks, or a 2D backbone.
+        kind: `small_cnn3d`, another 3D network, or a 2D backbone.
         classes: names, in the order of the network's answers.
         multi_label: whether each class is answered for itself.
         n_channels: channels of the image.
@@ -143,6 +144,8 @@ class ScanClassifierSpec:
         intensity: as `volumetric.preprocess.prepare` takes it.
         slice_size: pixels along both sides of slices as a 2D network sees them; None as they are.
         aggregate: how a 2D network's slices become one answer.
+        planes: 1: slices along D; 3: along every axis.
+        neighbours: slices before and after each that a 2D network sees with it, as channels.
         members: heads of a 2D network, whose answers are averaged.
         mean: taken off prepared values, before a network that has seen photographs.
         std: divided by.
@@ -161,6 +164,8 @@ class ScanClassifierSpec:
     intensity: Mapping[str, Any]
     slice_size: int | None
     aggregate: Aggregate
+    planes: Planes = 1
+    neighbours: int = 0
     members: int = 1
     mean: float = 0.0
     std: float = 1.0
@@ -173,8 +178,10 @@ class ScanClassifierSpec:
 AnySpec = ModelSpec | ClassifierSpec | ScanClassifierSpec
 
 
-def build_network(spec: AnySpec, *, weights: str = "none") -> nn.Module:
+def build_network(spec: AnySpec, *, weights: str = "none", checkpoint: bool = False) -> nn.Module:
     """A network as specified, with fresh weights from torch's global generator.
+
+    `checkpoint`: see `SliceNetwork`; of networks for scans only.
 
     `weights` names those that a classifier, or a 2D network's part of one that segments, starts
     from: "imagenet", "kinetics", or a file.
@@ -185,7 +192,7 @@ def build_network(spec: AnySpec, *, weights: str = "none") -> nn.Module:
     if isinstance(spec, ClassifierSpec):
         return _build_clip_classifier(spec, weights)
     if isinstance(spec, ScanClassifierSpec):
-        return _build_scan_classifier(spec, weights)
+        return _build_scan_classifier(spec, weights, checkpoint)
     return _build_segmenter(spec, weights)
 
 
@@ -229,9 +236,9 @@ def _build_clip_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:
     if spec.kind == "small_cnn3d":
         _refuse_weights(spec.kind, weights)
         return small_cnn3d(n_channels, len(spec.classes))
-    if spec.kind in get_args(VideoNetwork):
+    if spec.kind in get_args(VolumeNetwork):
         shape = (spec.frames, *spec.frame_size)
-        return _video_network(spec, n_channels, shape, weights)
+        return _volume_network(spec, n_channels, shape, weights)
     return slice_network(
         spec.kind,
         n_channels=n_channels,
@@ -244,27 +251,31 @@ def _build_clip_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:
     )
 
 
-def _build_scan_classifier(spec: ScanClassifierSpec, weights: str) -> nn.Module:
+def _build_scan_classifier(spec: ScanClassifierSpec, weights: str, checkpoint: bool) -> nn.Module:
     if spec.kind == "small_cnn3d":
         _refuse_weights(spec.kind, weights)
-        return small_cnn3d(spec.n_channels, len(spec.classes))
-    if spec.kind in get_args(VideoNetwork):
-        return _video_network(spec, spec.n_channels, spec.shape, weights)
+        strides = choose_strides(spec.shape, spec.spacing_mm, n_strides=5)
+        return small_cnn3d(spec.n_channels, len(spec.classes), strides=strides)
+    if spec.kind in get_args(VolumeNetwork):
+        return _volume_network(spec, spec.n_channels, spec.shape, weights)
     return slice_network(
         spec.kind,
         n_channels=spec.n_channels,
         n_classes=len(spec.classes),
         aggregate=spec.aggregate,
+        planes=spec.planes,
+        neighbours=spec.neighbours,
         members=spec.members,
+        checkpoint=checkpoint,
         weights=_source(weights),
     )
 
 
-def _video_network(
+def _volume_network(
     spec: ClassifierSpec | ScanClassifierSpec, n_channels: int, shape: Triple, weights: str
 ) -> nn.Module:
     name: Any = spec.kind
-    return video_network(
+    return volume_network(
         name,
         n_channels=n_channels,
         n_classes=len(spec.classes),

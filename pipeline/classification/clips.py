@@ -18,12 +18,8 @@ from volumetric.clip_dataset import draw_clips
 from volumetric.inference.clips import ClipScores, classify_clip, present, show_clip
 from volumetric.labelled import LabelledCase
 from volumetric.model import Model, load_classifier
+from volumetric.models.backbones import STATISTICS
 from volumetric.spec import ClassifierSpec
-
-_COLOURS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "kinetics": ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)),
-}
 
 show = show_clip
 load = load_classifier
@@ -32,7 +28,7 @@ load = load_classifier
 def make_spec(run: ClassifyRun) -> ClassifierSpec:
     """What the configuration and the plan say of the network."""
     plan, model, protocol = read_plan(run), run.config.model, run.config.predict
-    mean, std = _COLOURS["kinetics" if model.weights == "kinetics" else "imagenet"]
+    mean, std = STATISTICS["kinetics" if model.weights == "kinetics" else "imagenet"]
     return ClassifierSpec(
         **model.model_dump(exclude={"weights", "trunk"}),
         members=run.config.train.members,

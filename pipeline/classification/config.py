@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -15,11 +15,11 @@ from pipeline.sections import (
     Positive,
     Section,
 )
+from volumetric.network_names import Aggregate, SliceBackbone, VolumeNetwork
 
 Side = Annotated[int, Field(ge=8)]
 
 _GAMMA = 2.0
-_BY_FRAME = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
 
 
 class PrepareSection(Section):
@@ -36,18 +36,7 @@ class PrepareSection(Section):
 class ModelSection(Section):
     """The network and what it sees of a clip."""
 
-    kind: Literal[
-        "small_cnn3d",
-        "r3d_18",
-        "mc3_18",
-        "r2plus1d_18",
-        "s3d",
-        "mvit_v2_s",
-        "swin3d_t",
-        "mobilenet_v2",
-        "mobilenet_v3_small",
-        "resnet18",
-    ] = "small_cnn3d"
+    kind: Literal["small_cnn3d"] | VolumeNetwork | SliceBackbone = "small_cnn3d"
     """A 3D network, or a 2D one that sees frame by frame."""
     weights: str = "none"
     """`none`, `imagenet`, `kinetics`, or a local file in torchvision's format."""
@@ -69,7 +58,7 @@ class ModelSection(Section):
     """Pixels along both sides of what the network sees; or its height and width."""
     fit: Literal["crop", "whole"] = "crop"
     """Cut a square out of the frame, or squeeze all of it into one."""
-    aggregate: Literal["mean", "max", "attention", "mean_max", "conv3d"] = "mean"
+    aggregate: Aggregate = "mean"
     """How a 2D network's frames become one answer; see volumetric.models.heads.SliceHead."""
     shift: bool = False
     """Let a 2D network pass features from frame to frame (TSM)."""
@@ -85,7 +74,7 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _can_freeze(self) -> ModelSection:
         needs = {
-            "a 2D network": self.kind in _BY_FRAME,
+            "a 2D network": self.kind in get_args(SliceBackbone),
             "weights": self.weights != "none",
             "sampling uniform": self.sampling == "uniform",
             "shift false": not self.shift,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from pipeline.classification.config import EvaluateSection, LabelSection, refuse_impossible
 from pipeline.sections import CommonConfig, Fraction, Positive, Section
+from volumetric.network_names import Aggregate, SliceBackbone, VolumeNetwork
 
 Spacing = Annotated[float, Field(gt=0)]
-_BY_SLICE = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
 
 
 class ScanPrepareSection(Section):
@@ -32,29 +32,28 @@ class ScanPrepareSection(Section):
 class ScanModelSection(Section):
     """The network: a 3D one, or a 2D one that sees a scan slice by slice."""
 
-    kind: Literal[
-        "small_cnn3d",
-        "r3d_18",
-        "mc3_18",
-        "r2plus1d_18",
-        "mobilenet_v2",
-        "mobilenet_v3_small",
-        "resnet18",
-    ] = "small_cnn3d"
+    kind: Literal["small_cnn3d"] | VolumeNetwork | SliceBackbone = "small_cnn3d"
     weights: str = "none"
     """`none`, `imagenet`, `kinetics`, or a local file in torchvision's format."""
     trunk: Literal["train", "frozen"] = "train"
     """Frozen: a 2D network keeps its weights, what it sees is kept on disk, heads alone learn."""
     slice_size: Annotated[int, Field(ge=32)] | None = None
     """Pixels along both sides of slices as a 2D network sees them; unset: as they are."""
-    aggregate: Literal["mean", "max", "attention", "mean_max", "conv3d"] = "attention"
+    aggregate: Aggregate = "attention"
     """How a 2D network's slices become one answer; see volumetric.models.heads.SliceHead."""
+    planes: Literal[1, 3] = 1
+    """1: slices across D (axial); 3: across every axis, by the same 2D network."""
+    neighbours: Annotated[int, Field(ge=0, le=8)] = 0
+    """Slices before and after each that a 2D network sees with it, as channels (2.5D)."""
+    checkpoint: bool = False
+    """Compute a 2D network's activations twice in training, to hold a chunk of slices at a time."""
 
     @model_validator(mode="after")
     def _can_freeze(self) -> ScanModelSection:
         needs = {
-            "a 2D network": self.kind in _BY_SLICE,
+            "a 2D network": self.kind in get_args(SliceBackbone),
             "weights": self.weights != "none",
+            "planes 1": self.planes == 1,
         }
         missing = [name for name, met in needs.items() if not met]
         if self.trunk == "frozen" and missing:

@@ -21,10 +21,8 @@ from volumetric.inference.clips import ClipScores
 from volumetric.inference.scans import classify_scan, show_scans
 from volumetric.labelled import LabelledCase, draw_whole
 from volumetric.model import Model, load_scan_classifier
+from volumetric.models.backbones import input_statistics
 from volumetric.spec import ScanClassifierSpec
-
-# Photographs' mean and spread, over the colours: a grey slice is shown as three equal ones.
-_GREY = (0.449, 0.226)
 
 load = load_scan_classifier
 
@@ -47,9 +45,9 @@ def make_spec(run: ClassifyScansRun) -> ScanClassifierSpec:
         )
     # Values from 0 to 1 are brought to where photographs had them; the others are centred already.
     photograph = model.weights != "none" and plan["intensity"]["kind"] == "range"
-    mean, std = _GREY if photograph else (0.0, 1.0)
+    (mean,), (std,) = input_statistics("imagenet", 1) if photograph else ((0.0,), (1.0,))
     return ScanClassifierSpec(
-        **model.model_dump(exclude={"weights", "trunk"}),
+        **model.model_dump(exclude={"weights", "trunk", "checkpoint"}),
         members=run.config.train.members,
         classes=list(run.data_set.labels),
         multi_label=run.data_set.multi_label,

@@ -14,6 +14,7 @@ from pipeline.classification import frozen
 from pipeline.classification.answers import target_of
 from pipeline.classification.keys import prepared_key, training_key
 from pipeline.classification.medium import LabelSpec, find_medium
+from pipeline.classification.scan_config import ScanModelSection
 from pipeline.device import describe_device, find_device
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
@@ -52,7 +53,7 @@ def train(run: LabelRun, fold: int) -> None:
         chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
         settings = Training(**chosen, seed=run.config.seed)
         torch.manual_seed(settings.seed)
-        network = build_network(spec, weights=run.config.model.weights).to(device)
+        network = _start(run, spec).to(device)
         key = training_key(run, fold)
         cases = _split(run, fold)
         lesson = _lesson(run, network, spec, cases=cases)
@@ -64,6 +65,12 @@ def train(run: LabelRun, fold: int) -> None:
             rows = fit(learner, lesson, settings=own, folder=folder, key=key)
             track_epochs(rows, own, fold=fold)
         save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+
+
+def _start(run: LabelRun, spec: LabelSpec) -> nn.Module:
+    model = run.config.model
+    checkpoint = isinstance(model, ScanModelSection) and model.checkpoint
+    return build_network(spec, weights=model.weights, checkpoint=checkpoint)
 
 
 def _split(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:

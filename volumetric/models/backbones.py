@@ -15,25 +15,6 @@ from volumetric.errors import ConfigError
 from volumetric.models.shift import Branches, insert_shifts
 from volumetric.models.weights import Weights, adapt_first_layer, load_backbone
 
-SliceBackbone = Literal[
-    "alexnet",
-    "vgg11",
-    "vgg11_bn",
-    "vgg16",
-    "vgg16_bn",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "inception_v3",
-    "googlenet",
-    "efficientnet_b0",
-    "efficientnet_v2_s",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "mobilenet_v3_large",
-    "densenet121",
-    "convnext_tiny",
-]
 Maps = Literal["pooled", "last", "sixteenth"]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 

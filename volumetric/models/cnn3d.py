@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Literal, cast, get_args
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,29 +14,34 @@ from torch import nn
 from volumetric.errors import ConfigError, GeometryError
 from volumetric.models.sizes import take_small_images
 from volumetric.models.weights import Weights, adapt_first_layer, load_backbone
+from volumetric.network_names import VideoNetwork
 
-VideoNetwork = Literal["r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v2_s", "swin3d_t"]
+_Strides = Sequence[tuple[int, int, int]]
+_OF_CLIPS: _Strides = ((1, 2, 2), (1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
-def small_cnn3d(n_channels: int, n_classes: int, *, width: int = 24) -> nn.Sequential:
+def small_cnn3d(
+    n_channels: int, n_classes: int, *, width: int = 24, strides: _Strides = _OF_CLIPS
+) -> nn.Sequential:
     """A network for two CPU cores: logits (B, n_classes) from images (B, n_channels, D, H, W).
 
     Convolutions are split into one over the frame and one over time, as in R(2+1)D (Tran 2018).
-    The frame is halved on entry and by each of four stages, time only by the last two: motion is
-    seen at full rate while it is fine, and most of the work is done on small frames. About
-    0.5 million parameters at the default width; any size of at least one voxel.
+    A clip's frame is halved on entry and by each of four stages, its time only by the last two:
+    motion is seen at full rate while it is fine, and most of the work is done on small frames.
+    About 0.5 million parameters at the default width; any size of at least one voxel.
 
     Args:
         n_channels: channels of the images.
         n_classes: numbers returned for each image.
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
+        strides: along (D, H, W), on entry and of each stage.
     """
-    stem = _convolution(n_channels, width, kernel=(3, 5, 5), stride=(1, 2, 2))
+    first, *others = strides
+    stem = _convolution(n_channels, width, kernel=(3, 5, 5), stride=first)
+    widths = [width, width, 2 * width, 4 * width, 8 * width]
     stages = [
-        _Block(width, width, stride=(1, 2, 2)),
-        _Block(width, 2 * width, stride=(1, 2, 2)),
-        _Block(2 * width, 4 * width, stride=(2, 2, 2)),
-        _Block(4 * width, 8 * width, stride=(2, 2, 2)),
+        _Block(before, after, stride=stride)
+        for (before, after), stride in zip(pairwise(widths), others, strict=True)
     ]
     return nn.Sequential(
         OrderedDict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import nn
@@ -10,8 +10,7 @@ from torch import nn
 from volumetric.errors import ConfigError, GeometryError
 from volumetric.models.context import WIDTH, SliceLSTM, SliceTransformer
 from volumetric.models.maps import MapHead
-
-Aggregate = Literal["mean", "max", "attention", "mean_max", "conv3d", "transformer", "lstm"]
+from volumetric.network_names import Aggregate
 
 
 class SliceHead(nn.Module):

@@ -15,10 +15,11 @@ from torch.utils.checkpoint import checkpoint as run_twice
 
 from volumetric.errors import ConfigError
 from volumetric.models.backbones import BACKBONES, Maps, build_trunk
-from volumetric.models.heads import Aggregate, SliceHead, mark_present
+from volumetric.models.heads import SliceHead, mark_present
 from volumetric.models.norms import count_nothing
 from volumetric.models.shift import Shifted
 from volumetric.models.weights import Weights
+from volumetric.network_names import Aggregate
 
 Planes = Literal[1, 3]
 

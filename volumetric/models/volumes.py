@@ -10,19 +10,11 @@ from torch import nn
 
 from volumetric.errors import ConfigError
 from volumetric.models.c3d import c3d
-from volumetric.models.cnn3d import VideoNetwork, video_network
+from volumetric.models.cnn3d import video_network
 from volumetric.models.inflate import Conversion, convert_resnet
 from volumetric.models.sizes import take_small_images
 from volumetric.models.weights import Weights, adapt_first_layer, load_backbone
-
-MedicalNetwork = Literal["resnet3d_10", "resnet3d_18", "resnet3d_34", "resnet3d_50"]
-ConvertedNetwork = Literal[
-    "resnet18_i3d", "resnet34_i3d", "resnet50_i3d", "resnet18_acs", "resnet34_acs", "resnet50_acs"
-]
-VolumeNetwork = Literal[
-    "c3d", MedicalNetwork, "densenet3d_121", "se_resnet3d_50", ConvertedNetwork, VideoNetwork
-]
-
+from volumetric.network_names import ConvertedNetwork, VideoNetwork, VolumeNetwork
 
 # Depth, and the kind of shortcut (He 2016) that Tencent's weights have: A adds no parameters.
 _MEDICAL: dict[str, tuple[int, Literal["A", "B"]]] = {
