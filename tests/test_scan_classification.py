@@ -13,6 +13,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from pipeline.check import check
 from pipeline.classification.augmentation import choose_scan_augmentation
@@ -31,7 +32,7 @@ from volumetric.io import read_volume
 from volumetric.io.prepared import open_prepared
 from volumetric.labelled import LabelledCase, draw_whole
 from volumetric.model import load_classifier, load_scan_classifier
-from volumetric.plan import choose_box
+from volumetric.plan import choose_box, choose_strides
 from volumetric.preprocess import fit_box, unit_range
 from volumetric.volume import Volume
 
@@ -323,3 +324,54 @@ def test_two_runs_are_compared(once: Run[Any], finished: Run[Any]) -> None:
     assert page.exists()
     assert found["n_cases"] == 8
     assert found["metrics"]["auroc"]["all"]["difference"] <= 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"kind": "resnet3d_10"},
+        {"kind": "mobilenet_v3_small", "aggregate": "lstm", "planes": 3, "checkpoint": True},
+        {"kind": "resnet18", "aggregate": "attention", "neighbours": 1, "slice_size": 32},
+    ],
+)
+def test_networks_of_the_shelf_go_all_the_way(
+    model: dict[str, Any], scans: Path, tmp_path: Path
+) -> None:
+    train = {"epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
+    run = create_run(quick_config(scans, model=model, train=train), tmp_path / "run")
+    go(run)
+    assert read_json(run.folder / "results.json")["n_cases"] == 8
+
+
+def test_a_frozen_trunk_sees_slices_once(scans: Path, tmp_path: Path) -> None:
+    from torchvision.models import mobilenet_v3_small
+
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(mobilenet_v3_small().state_dict(), weights)
+    model = {"kind": "mobilenet_v3_small", "weights": str(weights), "trunk": "frozen"}
+    sections = {"model": {**model, "slice_size": 48}, "prepare": {"intensity": "range"}}
+    run = create_run(quick_config(scans, **sections), tmp_path / "run")
+    go(run)
+    spec = load_scan_classifier(run.model).spec
+    assert spec.mean == pytest.approx(0.449, abs=1e-3)
+    seen = sorted((run.folder / "features").iterdir())
+    assert len(seen) == 16
+    before = [path.stat().st_mtime_ns for path in seen]
+    (run.fold(0) / "last.ckpt").unlink()
+    find_stages(run).train(run, 0)
+    assert [path.stat().st_mtime_ns for path in seen] == before
+    with pytest.raises(ConfigError, match="planes 1"):
+        quick_config(scans, model={**model, "planes": 3})
+
+
+def test_strides_make_voxels_cubes() -> None:
+    assert choose_strides((33, 41, 43), (1, 1, 1), n_strides=3) == [(2, 2, 2)] * 3
+    thick = choose_strides((12, 256, 256), (5, 1, 1), n_strides=5)
+    assert thick == [(1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)]
+    assert choose_strides((1, 2, 9), (1, 1, 1), n_strides=4) == [
+        (1, 2, 2),
+        (1, 1, 2),
+        (1, 1, 2),
+        (1, 1, 2),
+    ]
