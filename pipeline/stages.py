@@ -53,11 +53,13 @@ def _segmentation() -> Stages:
 def _classification(task: str) -> Stages:
     from pipeline.classification import prepare_clips, prepare_scans
     from pipeline.classification.evaluate import evaluate
+    from pipeline.classification.explain import explain_cases
     from pipeline.classification.predict import predict
     from pipeline.classification.train import train
-    from pipeline.report.classification import write_classification_report
+    from pipeline.report.classification import cases_to_picture, write_classification_report
 
     def report(run: Run[Any]) -> Path:
+        explain_cases(run, cases_to_picture(run.folder, run.usable_cases()))
         return write_classification_report(run.folder, run.usable_cases())
 
     def nothing(run: Run[Any]) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from pipeline.check import check
 from pipeline.classification.augmentation import choose_scan_augmentation
 from pipeline.classification.classify import classify
+from pipeline.classification.explain import explanation_path, read_explained
 from pipeline.compare import compare
 from pipeline.config import parse_config
 from pipeline.files import read_json, write_json
@@ -134,6 +135,12 @@ def test_the_report_pictures_slices(once: Run[Any]) -> None:
     assert "The probabilities of 4 mirror images are averaged." in page
     assert "Slices are evenly spaced" in page
     assert page.count("<img") == 8 * 8
+    assert page.count("What spoke for <strong>") == 8
+    found = read_explained(explanation_path(once.folder, "large_1"))
+    assert found is not None
+    assert found.facts["class"] == "large"
+    assert found.seen.shape == tuple(found.heat.shape)
+    assert found.heat.max() == pytest.approx(1, abs=1e-3)
 
 
 def test_a_new_scan_is_answered_as_in_the_run(once: Run[Any]) -> None:

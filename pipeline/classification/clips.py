@@ -15,11 +15,19 @@ from pipeline.keys import read_plan
 from pipeline.run import ClassifyRun, describe_origin
 from volumetric.clip_augment import augment_clips, mix_clips, sample_changes, sample_mix
 from volumetric.clip_dataset import draw_clips
-from volumetric.inference.clips import ClipScores, classify_clip, present, show_clip
+from volumetric.inference.clips import (
+    ClipScores,
+    classify_clip,
+    present,
+    seen_frames,
+    show_clip,
+)
+from volumetric.io.prepared import Prepared
 from volumetric.labelled import LabelledCase
 from volumetric.model import Model, load_classifier
 from volumetric.models.backbones import STATISTICS
 from volumetric.spec import ClassifierSpec
+from volumetric.volume import Volume
 
 show = show_clip
 load = load_classifier
@@ -77,6 +85,16 @@ def drawing(
         return present(images, spec), targets
 
     return draw
+
+
+def picture(prepared: Prepared, spec: ClassifierSpec) -> Volume:
+    """A prepared clip as a person is shown it: the frames that the network saw, uint8."""
+    clip = prepared.read_image()
+    frames, times_s = seen_frames(clip, spec)
+    step_s = float(np.diff(times_s).mean()) if len(times_s) > 1 else 1 / spec.rate
+    affine = np.diag([step_s, 1.0, 1.0, 1.0])
+    affine[0, 3] = times_s[0]
+    return Volume(frames, affine, "clip")
 
 
 def label(

@@ -19,10 +19,12 @@ from volumetric.clip_augment import mix_clips, sample_mix
 from volumetric.errors import ConfigError
 from volumetric.inference.clips import ClipScores
 from volumetric.inference.scans import classify_scan, show_scans
+from volumetric.io.prepared import Prepared
 from volumetric.labelled import LabelledCase, draw_whole
 from volumetric.model import Model, load_scan_classifier
 from volumetric.models.backbones import input_statistics
 from volumetric.spec import ScanClassifierSpec
+from volumetric.volume import Volume
 
 load = load_scan_classifier
 
@@ -90,6 +92,12 @@ def drawing(
 def show(image: torch.Tensor, spec: ScanClassifierSpec) -> torch.Tensor:
     """A prepared scan (C, D, H, W) as the network is shown it, (1, C, D, H, W)."""
     return show_scans(image[None], spec)
+
+
+def picture(prepared: Prepared, spec: ScanClassifierSpec) -> Volume:  # noqa: ARG001 - a medium's
+    """A prepared scan as a person is shown it: its own voxels."""
+    volume = prepared.read_volume()
+    return volume.with_data(volume.data.to(torch.float32))
 
 
 def label(

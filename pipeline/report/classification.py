@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from pipeline.classification.explain import explanation_path, read_explained
 from pipeline.report import scores
 from pipeline.report.choices import describe_choices
 from pipeline.report.confusion import commonest_share, draw_confusion, worst_pairs
+from pipeline.report.explained import draw_heat_key
 from pipeline.report.filmstrip import Film, Lane, draw_chances, draw_film, draw_lanes
 from pipeline.report.page import anchor
 from pipeline.report.plots import training_plots, truth_plot
+from pipeline.report.reasons import Reasons, draw_reasons
 from pipeline.report.record import Record, command_text, read_record, spent_text
 from pipeline.report.template import write_page
 from pipeline.report.wording import humanise, known
@@ -42,11 +45,22 @@ def write_classification_report(run: Path, cases: Sequence[Case], *, n_pictures:
     record = read_record(run)
     ordered = surest_mistakes_first(record.results.get("cases") or [])
     own = {case.id for case in cases}
-    pictured = [str(case["id"]) for case in ordered if str(case["id"]) in own][:n_pictures]
+    pictured = _pictured(ordered, own, n_pictures)
     films = {name: _film(run / "prepared", name) for name in pictured}
+    reasons = {name: _reasons(run, name, f"heat-{n}") for n, name in enumerate(pictured)}
     n_apart = len(own - {str(case["id"]) for case in ordered})
-    context = _context(record, ordered, films) | {"n_apart": n_apart}
+    context = _context(record, ordered, films, reasons) | {"n_apart": n_apart}
     return write_page(run / "report" / "index.html", "classification.html", context)
+
+
+def cases_to_picture(run: Path, cases: Sequence[Case], *, n_pictures: int = 24) -> list[str]:
+    """The ids of the cases that the report pictures."""
+    ordered = surest_mistakes_first(read_record(run).results.get("cases") or [])
+    return _pictured(ordered, {case.id for case in cases}, n_pictures)
+
+
+def _pictured(ordered: Sequence[_Result], own: set[str], n_pictures: int) -> list[str]:
+    return [str(case["id"]) for case in ordered if str(case["id"]) in own][:n_pictures]
 
 
 def surest_mistakes_first(cases: Sequence[_Result]) -> list[_Result]:
@@ -77,8 +91,23 @@ def _film(folder: Path, name: str) -> Film | str:
         return f"No picture: {error.reason}. {error.remedy}."
 
 
+def _reasons(run: Path, name: str, key: str) -> Reasons | None:
+    """What spoke for the answer, if that was explained and can be drawn."""
+    path = explanation_path(run, name)
+    if path.parent != run / "explanations" or "\0" in name:
+        return None
+    try:
+        explained = read_explained(path)
+        return None if explained is None else draw_reasons(explained, key=key)
+    except VolumetricError:
+        return None
+
+
 def _context(
-    record: Record, ordered: Sequence[_Result], films: Mapping[str, Film | str]
+    record: Record,
+    ordered: Sequence[_Result],
+    films: Mapping[str, Film | str],
+    reasons: Mapping[str, Reasons | None],
 ) -> dict[str, Any]:
     results = record.results
     labels = [str(label) for label in results.get("labels") or []]
@@ -104,10 +133,15 @@ def _context(
         "trainings": training_plots(record.history),
         "cases": [
             _case_view(case, labels, films.get(str(case["id"])))
-            | {"rank": rank, "link": links[str(case["id"])]}
+            | {
+                "rank": rank,
+                "link": links[str(case["id"])],
+                "reasons": reasons.get(str(case["id"])),
+            }
             for rank, case in enumerate(ordered, start=1)
         ],
         "n_pictured": len(films),
+        "heat_key": draw_heat_key() if any(reasons.values()) else None,
         "pictured": "Slices are evenly spaced where there is something to see."
         if _is_of_scans(results)
         else "Frames are evenly spaced in time.",

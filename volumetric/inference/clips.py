@@ -121,6 +121,20 @@ def show_clip(clip: torch.Tensor, spec: ClassifierSpec) -> torch.Tensor:
     return show_clips(clip[None, :, torch.from_numpy(frames)], spec, boxes)
 
 
+def seen_frames(
+    clip: torch.Tensor, spec: ClassifierSpec
+) -> tuple[torch.Tensor, NDArray[np.float64]]:
+    """Frames (3, frames, h, w) uint8 of a prepared clip that `show_clip` shows, and when: seconds.
+
+    Of pairs the first.
+    """
+    numbers = choose_views(clip.shape[1], spec=spec, views=1)[0][: spec.frames]
+    boxes = torch.tensor(frame_boxes(*clip.shape[2:], spec=spec, crops=1))
+    chosen = clip[None, :, torch.from_numpy(numbers)]
+    frames = crop_clips(chosen, boxes, size=spec.frame_size)[0]
+    return frames.round().clamp(0, 255).to(torch.uint8), numbers / spec.rate
+
+
 def mirrored(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """Every set of these axes, the empty one first."""
     sets = (combinations(axes, n) for n in range(len(axes) + 1))
