@@ -66,7 +66,7 @@ def test_overrides_reach_their_field() -> None:
         ("data.fold", -1, "data.fold"),
         ("data.fold", "some", "data.fold"),
         ("model.kind", "vnet", "model.kind"),
-        ("model.weights", "imagenet", "only for kind slice_unet"),
+        ("model.weights", "imagenet", "only kind slice_unet takes weights"),
         ("model.kind", "swin_unetr", "swin_unetr takes no max_features"),
         ("prepare.spacing_mm", [1, 1], "prepare.spacing_mm"),
         ("prepare.spacing_mm", [1, 1, 0], "prepare.spacing_mm"),

@@ -128,7 +128,7 @@ def test_pretrained_weights_arrive_in_the_encoder() -> None:
 
 
 def test_it_is_exported_and_compiled() -> None:
-    network = _network("mobilenet_v2").eval()
+    network = _network("resnet18", features=[4, 8, 8]).eval()
     images = torch.randn(1, 1, 3, 19, 21)
     with torch.no_grad():
         expected = network(images)

@@ -93,7 +93,7 @@ class ModelSection(Section):
         }
         set_in_vain = [name for name, given in of_slices.items() if given]
         if self.kind != "slice_unet" and set_in_vain:
-            raise ValueError(f"{' and '.join(set_in_vain)} is only for kind slice_unet")
+            raise ValueError(f"only kind slice_unet takes {' and '.join(set_in_vain)}")
         if self.kind == "swin_unetr" and self.max_features is not None:
             raise ValueError("swin_unetr takes no max_features: leave it out")
         base, largest = self.widths

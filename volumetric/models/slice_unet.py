@@ -141,6 +141,10 @@ def slice_unet(
     trunk: nn.Module = get_model(backbone, weights=None)
     load_backbone(trunk, weights, name=backbone)
     adapt_first_layer(trunk, n_channels)
+    for module in trunk.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # Some count their means for a million steps (momentum .01), and we have a thousand.
+            module.momentum = 0.1
     named = getattr(trunk, "features", None)
     layers = list(named) if isinstance(named, nn.Sequential) else list(trunk.children())
     starts = (0, *encoder.ends)
