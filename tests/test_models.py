@@ -9,8 +9,8 @@ from torchvision.models import get_model_weights
 
 from pipeline.models import SECTIONS, list_models
 from volumetric.errors import ConfigError
-from volumetric.models.slices import BACKBONES
-from volumetric.models.volumes import VolumeNetwork
+from volumetric.models.backbones import BACKBONES
+from volumetric.network_names import VolumeNetwork
 from volumetric.spec import ModelSpec
 
 NAMES = {

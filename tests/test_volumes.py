@@ -15,8 +15,8 @@ from torchvision.models import get_model, get_model_weights
 from tests.overfitting import count, drop_nothing, opposite_motions, overfit
 from volumetric.errors import ConfigError, GeometryError, UnreadableFileError, UnsupportedError
 from volumetric.models import c3d, convert_resnet, volume_network
-from volumetric.models.cnn3d import VideoNetwork
-from volumetric.models.volumes import MedicalNetwork, VolumeNetwork, _IdentityShortcut
+from volumetric.models.volumes import _IdentityShortcut
+from volumetric.network_names import MedicalNetwork, VideoNetwork, VolumeNetwork
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
