@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -14,19 +14,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from volumetric.errors import ConfigError
 from volumetric.models import slice_network, small_cnn3d, volume_network
 from volumetric.models.backbones import BACKBONES
+from volumetric.models.segmenters import Segmenter
 from volumetric.network_names import (
     ConvertedNetwork,
     MedicalNetwork,
     VideoNetwork,
     VolumeNetwork,
 )
-from volumetric.plan import choose_features, choose_patch
+from volumetric.network_plan import NetworkWish, plan_network
 from volumetric.spec import ModelSpec, build_network
 
 _PATCH = (96, 96, 96)
 _CLIP = (16, 112, 112)
 _SLICE = (1, 224, 224)
-_WIDTHS = ((16, 128), (32, 320))  # of the presets for a CPU and for a GPU
+# Of the finest and the widest stage, for a CPU and for a GPU.
+_USUAL = ((16, 128), (32, 320))
+_WIDTHS = {
+    "swin_unetr": ((12, 192), (48, 768)),
+    "unetr": ((8, 192), (16, 768)),
+    "slice_unet": ((16, 256),),
+}
 _TRAINED_ON = {"imagenet": "ImageNet-1K", "kinetics": "Kinetics-400"}
 
 _PURPOSES: Mapping[str, str] = {
@@ -127,7 +134,7 @@ def _segmenters() -> list[Listed]:
     """Every kind that a model which segments can be of, at the width of each preset."""
     networks = []
     for kind in get_args(get_type_hints(ModelSpec)["kind"]):
-        for base, largest in _WIDTHS:
+        for base, largest in _WIDTHS.get(kind, _USUAL):
             spec = _segmenter(kind, base, largest)
             parameters, flops = _measure(partial(build_network, spec), 1, spec.patch_size)
             purpose = f"{_PURPOSES[kind]}, {spec.features[0]} to {spec.features[-1]} features"
@@ -135,20 +142,20 @@ def _segmenters() -> list[Listed]:
     return networks
 
 
-def _segmenter(kind: Any, base: int, largest: int) -> ModelSpec:
-    patch, strides, kernels = choose_patch(
-        _PATCH, (1, 1, 1), budget_voxels=2 * _PATCH[0] ** 3, max_stages=6
-    )
+def _segmenter(kind: Segmenter, base: int, largest: int) -> ModelSpec:
+    wish = NetworkWish(kind, base_features=base, max_features=largest)
+    plan = plan_network(wish, _PATCH, (1, 1, 1))
     return ModelSpec(
         kind=kind,
         n_channels=1,
         classes={1: "one", 2: "two"},
-        features=choose_features(len(strides), base=base, largest=largest),
-        strides=strides,
-        kernels=kernels,
-        patch_size=patch,
+        features=plan.features,
+        strides=plan.strides,
+        kernels=plan.kernels,
+        patch_size=plan.patch_size,
         spacing_mm=(1, 1, 1),
         intensity={"kind": "zscore"},
+        backbone="mobilenet_v2" if kind == "slice_unet" else None,
     )
 
 
@@ -193,11 +200,14 @@ def _measure(
     build: Callable[[], nn.Module], n_channels: int, shape: tuple[int, int, int]
 ) -> tuple[int, int]:
     """Parameters and floating-point operations, without memory for either."""
-    with torch.device("meta"):
-        network = build().eval()
-        counter = FlopCounterMode(display=False)
-        with counter, torch.no_grad():
-            network(torch.empty(1, n_channels, *shape))
+    try:
+        with torch.device("meta"):
+            network = build()
+    except RuntimeError:  # Swin UNETR computes with numbers while it is built
+        network = build().to("meta")
+    counter = FlopCounterMode(display=False)
+    with torch.device("meta"), counter, torch.no_grad():
+        network.eval()(torch.empty(1, n_channels, *shape))
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
 
 
