@@ -32,7 +32,7 @@ _USUAL = ((16, 128), (32, 320))
 _WIDTHS = {
     "swin_unetr": ((12, 192), (48, 768)),
     "unetr": ((8, 192), (16, 768)),
-    "slice_unet": ((16, 256),),
+    "slice_unet": ((8, 128), (16, 256)),
 }
 _TRAINED_ON = {"imagenet": "ImageNet-1K", "kinetics": "Kinetics-400"}
 

@@ -169,18 +169,18 @@ def _run(config: RunConfig, folder: Path, **model: Any):
 
 
 @pytest.mark.parametrize(
-    "model",
+    ("model", "rate"),
     [
-        {"kind": "slice_unet", "backbone": "mobilenet_v3_small", "base_features": 16},
-        {"kind": "segresnet", "max_features": 32},
+        ({"kind": "slice_unet", "backbone": "mobilenet_v3_small", "base_features": 16}, 0.01),
+        ({"kind": "segresnet", "max_features": 32}, 0.03),
     ],
     ids=["slice_unet", "segresnet"],
 )
 def test_from_files_to_results(
-    blob_config: RunConfig, tmp_path: Path, model: dict[str, Any]
+    blob_config: RunConfig, tmp_path: Path, model: dict[str, Any], rate: float
 ) -> None:
     values = blob_config.model_dump(mode="json")
-    values["train"] |= {"steps_per_epoch": 40}
+    values["train"] |= {"steps_per_epoch": 40, "learning_rate": rate}
     run = _run(parse_config(values, path="test"), tmp_path / "run", **model)
     prepare(run)
     plan = read_json(run.folder / "plan.json")
