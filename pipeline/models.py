@@ -138,7 +138,8 @@ def _segmenters() -> list[Listed]:
             spec = _segmenter(kind, base, largest)
             parameters, flops = _measure(partial(build_network, spec), 1, spec.patch_size)
             purpose = f"{_PURPOSES[kind]}, {spec.features[0]} to {spec.features[-1]} features"
-            networks.append(Listed(kind, parameters, flops, "none", purpose))
+            weights = "imagenet (2D)" if kind == "slice_unet" else "none"
+            networks.append(Listed(kind, parameters, flops, weights, purpose))
     return networks
 
 

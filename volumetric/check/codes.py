@@ -148,6 +148,7 @@ _FILES: _Table = {
     "truncated-file": ("error", "fewer bytes than the header claims"),
     "two-dimensional": ("error", "fewer than three axes"),
     "unknown-format": ("error", "of no format that is read"),
+    "os-error": ("error", "the system refuses: permissions, a full disk, a drive that is gone"),
     "unreadable-file": ("error", "cannot be opened or searched"),
     "unreadable-nifti": ("error", "does not begin as NIfTI does"),
     "voxel-type": ("error", "complex, RGB or another type that is no one number a voxel"),
