@@ -28,13 +28,13 @@ from tests.conftest import save
 from tests.strategies import volumes, world
 from volumetric.cases import Case, write_cases
 from volumetric.errors import ConfigError, ManifestError
-from volumetric.inference.scans import classify_scan, prepare_scan, show_scans
+from volumetric.inference.scans import classify_scan, show_scans
 from volumetric.io import read_volume
 from volumetric.io.prepared import open_prepared
 from volumetric.labelled import LabelledCase, draw_whole
 from volumetric.model import load_classifier, load_scan_classifier
 from volumetric.plan import choose_box, choose_strides
-from volumetric.preprocess import fit_box, unit_range
+from volumetric.preprocess import fit_box, prepare_whole, unit_range
 from volumetric.volume import Volume
 
 LABELS = ("small", "large")
@@ -150,7 +150,7 @@ def test_a_new_scan_is_answered_as_in_the_run(once: Run[Any]) -> None:
     how = {"spacing": spec.spacing_mm, "intensity": spec.intensity, "shape": spec.shape}
     for one in read_json(once.folder / "results.json")["cases"]:
         case = next(case for case in once.cases if case.id == one["id"])
-        image = prepare_scan(read_volume(case.image), **how).data
+        image = prepare_whole(read_volume(case.image), **how).data
         found = classify_scan(model, image).probabilities
         assert found.tolist() == pytest.approx(list(one["probabilities"].values()), abs=1e-6)
     with pytest.raises(ConfigError, match="labels scans"):

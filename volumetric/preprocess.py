@@ -278,6 +278,26 @@ def prepare(
     return image, mask
 
 
+def prepare_whole(
+    image: Volume,
+    *,
+    spacing: tuple[float, float, float],
+    intensity: Mapping[str, Any],
+    shape: tuple[int, int, int],
+) -> Volume:
+    """A scan as a network that labels it takes it, float16 (C, *shape).
+
+    As `prepare`; then its middle, with its lowest value around it where it
+    is smaller.
+
+    Raises:
+        IntensityError: SUV is asked for, and the image does not allow it.
+    """
+    prepared, _ = prepare(image, None, spacing=spacing, intensity=intensity)
+    boxed = fit_box(prepared, shape)
+    return boxed.with_data(boxed.data.to(torch.float16))
+
+
 def labels_on_grid(logits: Volume, grid: Volume) -> Volume:
     """The most probable class of every voxel of another grid, uint8 (1, D, H, W).
 

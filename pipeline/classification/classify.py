@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,18 @@ from pipeline.classification.predict import describe_scores
 from pipeline.classification.scans import describe_views
 from pipeline.device import find_device
 from pipeline.files import write_json
-from pipeline.inputs import find_scans, go_through
+from pipeline.inputs import find_scans, go_through, refuse_twins
 from pipeline.manifest import load_cases, load_data_set
 from pipeline.provenance import describe_command
 from pipeline.report.classification import write_classification_report
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import ManifestError
-from volumetric.inference.scans import classify_scan, prepare_scan
+from volumetric.inference.scans import classify_scan
 from volumetric.io.prepared import write_prepared
 from volumetric.metrics.resampling import Resampling
 from volumetric.model import load_scan_classifier
+from volumetric.preprocess import prepare_whole
 from volumetric.spec import ScanClassifierSpec
 
 _RESAMPLES = 10_000
@@ -57,8 +58,9 @@ def classify(
 
     def classify_case(case: Case) -> None:
         image, _ = read_case(case, classes={})
-        how: dict[str, Any] = {"spacing": spec.spacing_mm, "shape": spec.shape}
-        scan = prepare_scan(image, intensity=spec.intensity, **how)
+        scan = prepare_whole(
+            image, spacing=spec.spacing_mm, intensity=spec.intensity, shape=spec.shape
+        )
         found[case.id] = describe_scores(classify_scan(model, scan.data), spec)
         path = out / "prepared" / f"{case.id}.safetensors"  # which the report shows
         write_prepared(path, scan, None, foreground={}, facts={"id": case.id})
@@ -97,9 +99,7 @@ def _find_cases(
     listed = frozenset(case.id for case in cases if spec.multi_label)
     if scans:
         cases += find_scans(scans, series)
-    names = [case.id for case in cases]
-    if len(set(names)) < len(names):
-        raise ManifestError("duplicate-id", "two inputs share an id", "Give each case its own")
+    refuse_twins([case.id for case in cases])
     return cases, listed
 
 
@@ -114,4 +114,4 @@ def _listed(manifest: Path, spec: ScanClassifierSpec, root: Path | None) -> list
             f"Use its labels: {', '.join(spec.classes)}",
             path=manifest,
         )
-    return [Case(**{**asdict(case), "fold": None}) for case in load_cases(manifest, root=root)]
+    return [replace(case, fold=None) for case in load_cases(manifest, root=root)]

@@ -10,11 +10,11 @@ from typing import Any
 
 from pipeline.classification.keys import prepared_key
 from pipeline.files import write_json
-from pipeline.keys import read_plan, standing_key
-from pipeline.measure import Facts, Known, Measured, measure_cases
-from pipeline.progress import Each, each_in_threads, one_core_each
-from pipeline.provenance import record_time
-from pipeline.run import ClassifyRun, LabelRun, quarantine
+from pipeline.keys import read_plan
+from pipeline.measure import Facts, Known, Measured
+from pipeline.preparation import SET, Preparation, count_labels, describe_choices, prepare_cases
+from pipeline.progress import Each
+from pipeline.run import ClassifyRun
 from volumetric.cases import Case
 from volumetric.check.clip import check_clip
 from volumetric.check.clips import ClipTraits, check_clips
@@ -36,20 +36,14 @@ def prepare(run: ClassifyRun, *, each: Each | None = None) -> None:
     Raises:
         ManifestError: no case is left.
     """
-    workers = run.config.prepare.workers
-    each = each or each_in_threads(workers)
-    with record_time(run.folder, "prepare"), one_core_each(workers):
-        facts = measure_cases(
-            run,
-            lambda case: _measure(run, case),
-            compare=lambda known: _compare(run, known),
-            each=each,
-        )
-        _choose(run, facts)
-        cases = run.usable_cases("prepare")
-        for case, error in each(lambda case: _prepare_case(run, case), cases, "prepare"):
-            if error is not None:
-                quarantine(run, "prepare", case, error)
+    steps = Preparation(
+        measure=lambda case: _measure(run, case),
+        compare=lambda known: _compare(run, known),
+        choose=lambda facts: _choose(run, facts),
+        key=lambda case: prepared_key(run, case),
+        write=lambda case, path, key: _write(run, case, path, key),
+    )
+    prepare_cases(run, steps, each=each)
 
 
 def _probes(run: ClassifyRun) -> Path:
@@ -80,14 +74,11 @@ def _choose(run: ClassifyRun, facts: Facts) -> None:
     write_json(run.folder / "fingerprint.json", fingerprint)
     wanted = run.config.prepare
     usual = fingerprint["rate"]["median"]
-    rate, why = _choose_rate(run, usual), "set in the configuration"
+    rate, why = _choose_rate(run, usual), SET
     if wanted.rate is None:
         why = f"the median, {usual:g}, at most {_FASTEST:g} frames a second"
-    plan = {
-        "values": {"rate": rate, "short_side": wanted.size},
-        "why": {"rate": why, "short_side": "set in the configuration"},
-    }
-    write_json(run.folder / "plan.json", plan)
+    choices = {"rate": (rate, why), "short_side": (wanted.size, SET)}
+    write_json(run.folder / "plan.json", describe_choices(choices))
 
 
 def _choose_rate(run: ClassifyRun, usual: float) -> float:
@@ -107,17 +98,6 @@ def _sum_up(run: ClassifyRun, traits: list[Mapping[str, Any]]) -> dict[str, Any]
     }
 
 
-def count_labels(run: LabelRun) -> dict[str, int]:
-    """How many usable cases have each label."""
-    known = {case.id for case in run.usable_cases("prepare")}
-    labels = [case.label for case in run.cases if case.id in known and case.label is not None]
-    counts = dict.fromkeys(run.data_set.labels, 0)
-    for label in labels:
-        for name in label.split(";") if run.data_set.multi_label else [label]:
-            counts[name.strip()] = counts.get(name.strip(), 0) + 1
-    return counts
-
-
 def _spread(values: list[float | None]) -> dict[str, float | None]:
     found = [value for value in values if value is not None]
     if not found:
@@ -125,13 +105,8 @@ def _spread(values: list[float | None]) -> dict[str, float | None]:
     return {"median": median(found), "min": min(found), "max": max(found)}
 
 
-def _prepare_case(run: ClassifyRun, case: Case) -> None:
+def _write(run: ClassifyRun, case: Case, path: Path, key: str) -> None:
     """Write one clip as network input."""
-    plan = read_plan(run)
-    key = prepared_key(run, case)
-    path = run.prepared / f"{case.id}.safetensors"
-    if standing_key(path) == key:
-        return
-    probe = probe_video(case.image, cache=_probes(run))
+    plan, probe = read_plan(run), probe_video(case.image, cache=_probes(run))
     clip = read_clip(case.image, rate=plan["rate"], size=plan["short_side"], probe=probe)
     write_prepared(path, clip, None, foreground={}, facts={"key": key, "id": case.id})

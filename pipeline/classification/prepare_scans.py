@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.classification.keys import prepared_key
-from pipeline.classification.prepare_clips import count_labels
 from pipeline.files import write_json
-from pipeline.keys import read_plan, standing_key
-from pipeline.measure import Facts, Known, Measured, measure_cases
-from pipeline.progress import Each, each_in_threads, one_core_each
-from pipeline.provenance import record_time
-from pipeline.run import ClassifyScansRun, quarantine
+from pipeline.keys import read_plan
+from pipeline.measure import Facts, Known, Measured
+from pipeline.preparation import (
+    SET,
+    Choices,
+    Preparation,
+    choose_scheme,
+    count_labels,
+    describe_choices,
+    prepare_cases,
+)
+from pipeline.progress import Each
+from pipeline.run import ClassifyScansRun
 from volumetric.cases import Case
 from volumetric.check import check_case, read_case
 from volumetric.check.cohort import check_cohort
@@ -24,12 +32,9 @@ from volumetric.check.traits import traits_from
 from volumetric.errors import ConfigError
 from volumetric.findings import Finding
 from volumetric.fingerprint import facts_from, measure_case, sum_up
-from volumetric.inference.scans import prepare_scan
 from volumetric.io.prepared import write_prepared
-from volumetric.plan import choose_box, choose_intensity, choose_spacing
-
-_SET = "set in the configuration"
-_Choices = dict[str, tuple[Any, str]]
+from volumetric.plan import choose_box, choose_spacing
+from volumetric.preprocess import prepare_whole
 
 
 def prepare(run: ClassifyScansRun, *, each: Each | None = None) -> None:
@@ -43,20 +48,14 @@ def prepare(run: ClassifyScansRun, *, each: Each | None = None) -> None:
         ManifestError: no case is left.
         ConfigError: the box set in the configuration is larger than its budget.
     """
-    workers = run.config.prepare.workers
-    each = each or each_in_threads(workers)
-    with record_time(run.folder, "prepare"), one_core_each(workers):
-        facts = measure_cases(
-            run,
-            lambda case: _measure(run, case),
-            compare=lambda known: _compare(run, known),
-            each=each,
-        )
-        _choose(run, facts)
-        cases = run.usable_cases("prepare")
-        for case, error in each(lambda case: _prepare_case(run, case), cases, "prepare"):
-            if error is not None:
-                quarantine(run, "prepare", case, error)
+    steps = Preparation(
+        measure=lambda case: _measure(run, case),
+        compare=lambda known: _compare(run, known),
+        choose=lambda facts: _choose(run, facts),
+        key=lambda case: prepared_key(run, case),
+        write=lambda case, path, key: _write(run, case, path, key),
+    )
+    prepare_cases(run, steps, each=each)
 
 
 def _measure(run: ClassifyScansRun, case: Case) -> Measured:
@@ -92,23 +91,19 @@ def _choose(run: ClassifyScansRun, facts: Facts) -> None:
     fingerprint["labels"] = count_labels(run)
     write_json(run.folder / "fingerprint.json", fingerprint)
     choices = _choices(run, fingerprint, facts)
-    plan = {
-        "values": {name: value for name, (value, _) in choices.items()},
-        "why": {name: why for name, (_, why) in choices.items()},
-    }
-    write_json(run.folder / "plan.json", plan)
+    write_json(run.folder / "plan.json", describe_choices(choices))
 
 
-def _choices(run: ClassifyScansRun, fingerprint: Mapping[str, Any], facts: Facts) -> _Choices:
+def _choices(run: ClassifyScansRun, fingerprint: Mapping[str, Any], facts: Facts) -> Choices:
     wanted = run.config.prepare
     spacing, why = choose_spacing(fingerprint)
     if wanted.spacing_mm is not None:
-        spacing, why = wanted.spacing_mm, _SET
+        spacing, why = wanted.spacing_mm, SET
     extents_mm = [np.array(one["shape"]) * one["spacing_mm"] for one in facts.values()]
     shape, coarser = choose_box(extents_mm, spacing, budget_voxels=wanted.budget_voxels)
     why_shape = "what holds every case at that spacing"
     if wanted.shape is not None:
-        shape, why_shape = wanted.shape, _SET
+        shape, why_shape = wanted.shape, SET
     elif coarser > 1 and wanted.spacing_mm is None:
         spacing = tuple(round(one * coarser, 6) for one in spacing)  # type: ignore[assignment]
         why += f", {coarser:.3g} times coarser so that a whole case fits the budget"
@@ -122,30 +117,16 @@ def _choices(run: ClassifyScansRun, fingerprint: Mapping[str, Any], facts: Facts
         )
     return {
         "spacing_mm": (spacing, why),
-        "intensity": _intensity(run, fingerprint),
+        "intensity": choose_scheme(fingerprint, wanted.intensity),
         "shape": (shape, why_shape),
     }
 
 
-def _intensity(run: ClassifyScansRun, fingerprint: Mapping[str, Any]) -> tuple[Any, str]:
-    match run.config.prepare.intensity:
-        case None:
-            return choose_intensity(fingerprint)
-        case "window":
-            return choose_intensity({**fingerprint, "modality": "CT"})[0], _SET
-        case kind:
-            return {"kind": kind}, _SET
-
-
-def _prepare_case(run: ClassifyScansRun, case: Case) -> None:
+def _write(run: ClassifyScansRun, case: Case, path: Path, key: str) -> None:
     """Write one scan as network input."""
     plan = read_plan(run)
-    key = prepared_key(run, case)
-    path = run.prepared / f"{case.id}.safetensors"
-    if standing_key(path) == key:
-        return
     image, _ = read_case(case, classes={})
-    scan = prepare_scan(
+    scan = prepare_whole(
         image,
         spacing=tuple(plan["spacing_mm"]),
         intensity=plan["intensity"],

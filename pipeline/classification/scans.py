@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,8 +108,7 @@ def label(
 
 def describe_protocol(run: ClassifyScansRun) -> dict[str, Any]:
     """How scans are tested."""
-    axes = list(run.config.predict.mirror_axes)
-    return describe_views(replace(make_spec(run), mirror_axes=axes))
+    return describe_views(make_spec(run))
 
 
 def describe_views(spec: ScanClassifierSpec) -> dict[str, Any]:

@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.preparation import SET, Choices, choose_scheme, describe_choices
 from pipeline.run import SegmentRun
 from volumetric.errors import ConfigError
 from volumetric.network_plan import NetworkPlan, NetworkWish, plan_network
-from volumetric.plan import choose_batch, choose_intensity, choose_spacing
+from volumetric.plan import choose_batch, choose_spacing
 
-Choices = dict[str, tuple[Any, str]]
-
-_SET = "set in the configuration"
 _HALVED = "axes are halved while they keep at least 4 voxels, the finest spacing first"
 _WHY_STRIDES = {
     "unet": _HALVED,
@@ -36,20 +34,15 @@ def make_plan(run: SegmentRun, fingerprint: Mapping[str, Any]) -> dict[str, dict
     """
     choices = _preparation(run, fingerprint)
     choices |= _network(run, fingerprint, choices["spacing_mm"][0])
-    return {
-        "values": {name: value for name, (value, _) in choices.items()},
-        "why": {name: why for name, (_, why) in choices.items()},
-    }
+    return describe_choices(choices)
 
 
 def _preparation(run: SegmentRun, fingerprint: Mapping[str, Any]) -> Choices:
     wanted = run.config.prepare
-    spacing, intensity = choose_spacing(fingerprint), choose_intensity(fingerprint)
+    spacing = choose_spacing(fingerprint)
     if wanted.spacing_mm is not None:
-        spacing = wanted.spacing_mm, _SET
-    if wanted.intensity is not None:
-        modality = "CT" if wanted.intensity == "window" else "other"
-        intensity = choose_intensity({**fingerprint, "modality": modality})[0], _SET
+        spacing = wanted.spacing_mm, SET
+    intensity = choose_scheme(fingerprint, wanted.intensity)
     return {"spacing_mm": spacing, "intensity": intensity}
 
 
@@ -64,7 +57,7 @@ def _network(
     why_batch = "what the budget holds, at most 5 % of the data set's voxels, at least 2"
     choices = {
         "patch_size": (network.patch_size, why_patch),
-        "batch_size": (batch, _SET)
+        "batch_size": (batch, SET)
         if batch
         else (
             choose_batch(network.patch_size, budget_voxels=model.budget_voxels, total_voxels=total),
@@ -78,7 +71,7 @@ def _network(
         why_axis = "slices lie across the coarsest spacing, the first of those alike"
         choices["slice_axis"] = (
             network.slice_axis,
-            why_axis if model.slice_axis is None else _SET,
+            why_axis if model.slice_axis is None else SET,
         )
     return choices
 
@@ -112,4 +105,4 @@ def _fit(
             f"Use {list(network.patch_size)}, another that fits, or leave it out",
             path=run.folder / "config.yaml",
         )
-    return network, _SET
+    return network, SET

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 
 from pipeline.files import read_json, write_json
-from pipeline.keys import standing_key
-from pipeline.measure import Facts, Known, Measured, measure_cases
-from pipeline.progress import Each, each_in_threads, one_core_each
-from pipeline.provenance import record_time
-from pipeline.run import SegmentRun, quarantine
+from pipeline.keys import read_plan
+from pipeline.measure import Facts, Known, Measured
+from pipeline.preparation import Preparation, prepare_cases
+from pipeline.progress import Each
+from pipeline.run import SegmentRun
 from pipeline.segmentation.keys import prepared_key
 from pipeline.segmentation.plan import make_plan
 from volumetric.cases import Case
@@ -45,21 +46,15 @@ def prepare(run: SegmentRun, *, each: Each | None = None) -> None:
     Raises:
         ManifestError: no case is left.
     """
-    workers = run.config.prepare.workers
-    each = each or each_in_threads(workers)
     seen = _Seen()
-    with record_time(run.folder, "prepare"), one_core_each(workers):
-        facts = measure_cases(
-            run,
-            lambda case: _measure(run, case, seen),
-            compare=lambda known: _compare(run, known),
-            each=each,
-        )
-        _choose(run, facts)
-        cases = run.usable_cases("prepare")
-        for case, error in each(lambda case: _prepare_case(run, case, seen), cases, "prepare"):
-            if error is not None:
-                quarantine(run, "prepare", case, error)
+    steps = Preparation(
+        measure=lambda case: _measure(run, case, seen),
+        compare=lambda known: _compare(run, known),
+        choose=lambda facts: _choose(run, facts),
+        key=lambda case: prepared_key(run, case),
+        write=lambda case, path, key: _write(run, case, (path, key), seen),
+    )
+    prepare_cases(run, steps, each=each)
 
 
 def _measure(run: SegmentRun, case: Case, seen: _Seen) -> Measured:
@@ -103,13 +98,10 @@ def _choose(run: SegmentRun, facts: Facts) -> None:
     write_json(run.folder / "plan.json", plan)
 
 
-def _prepare_case(run: SegmentRun, case: Case, seen: _Seen) -> None:
-    """Write one case as network input."""
-    plan = read_json(run.folder / "plan.json")["values"]
-    key = prepared_key(run, case)
-    path = run.prepared / f"{case.id}.safetensors"
-    if standing_key(path) == key:
-        return
+def _write(run: SegmentRun, case: Case, result: tuple[Path, str], seen: _Seen) -> None:
+    """Write one case as network input, to a file and with a key."""
+    plan = read_plan(run)
+    path, key = result
     kept = seen.volumes.pop(case.id, None)
     source, source_mask = kept or read_case(case, classes=run.data_set.classes)
     image, mask = prepare_volume(

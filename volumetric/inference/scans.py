@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,31 +10,7 @@ import torch.nn.functional as F
 
 from volumetric.inference.clips import ClipScores, mirrored, probabilities_of
 from volumetric.model import Model
-from volumetric.preprocess import fit_box, prepare
 from volumetric.spec import ScanClassifierSpec
-from volumetric.volume import Volume
-
-Triple = tuple[int, int, int]
-
-
-def prepare_scan(
-    image: Volume,
-    *,
-    spacing: tuple[float, float, float],
-    intensity: Mapping[str, Any],
-    shape: Triple,
-) -> Volume:
-    """A scan as a network that labels it takes it, float16 (C, *shape).
-
-    As `volumetric.preprocess.prepare`; then its middle, with its lowest value around it where it
-    is smaller.
-
-    Raises:
-        IntensityError: SUV is asked for, and the image does not allow it.
-    """
-    prepared, _ = prepare(image, None, spacing=spacing, intensity=intensity)
-    boxed = fit_box(prepared, shape)
-    return boxed.with_data(boxed.data.to(torch.float16))
 
 
 def show_scans(images: torch.Tensor, spec: ScanClassifierSpec) -> torch.Tensor:
