@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from volumetric.errors import ConfigError
 from volumetric.models import slice_network, small_cnn3d, volume_network
 from volumetric.models.backbones import BACKBONES
-from volumetric.models.segmenters import Segmenter
 from volumetric.network_names import (
     ConvertedNetwork,
     MedicalNetwork,
+    Segmenter,
     VideoNetwork,
     VolumeNetwork,
 )

@@ -6,6 +6,7 @@ import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torchvision.models import get_model, get_model_weights
 from volumetric.errors import ConfigError, UnreadableFileError, UnsupportedError
 from volumetric.models import slice_network
 from volumetric.models.backbones import BACKBONES, build_trunk, input_statistics
+from volumetric.network_names import SliceBackbone
 
 _WEIGHTS = Path(__file__).parents[2] / "shared/data/weights/mobilenet_v2_features.pth"
 
@@ -177,6 +179,10 @@ def wake_norms(trunk: nn.Module) -> nn.Module:
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
     return trunk
+
+
+def test_backbones_are_those_that_are_named() -> None:
+    assert list(BACKBONES) == list(get_args(SliceBackbone))
 
 
 def test_statistics_of_input() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from volumetric.errors import IntensityError, ManifestError
 from volumetric.fingerprint import measure_case, sum_up
-from volumetric.models.segmenters import Segmenter
+from volumetric.network_names import Segmenter
 from volumetric.network_plan import NetworkWish, plan_network
 from volumetric.plan import (
     choose_batch,

@@ -23,7 +23,8 @@ from pipeline.segmentation.train import train
 from volumetric.errors import ConfigError, OutputError, UnreadableFileError
 from volumetric.losses import deep_supervision
 from volumetric.model import load_model, load_spec, save_fold
-from volumetric.models.segmenters import Segmenter, attention_unet, segresnet, swin_unetr, unetr
+from volumetric.models.segmenters import attention_unet, segresnet, swin_unetr, unetr
+from volumetric.network_names import Segmenter
 from volumetric.network_plan import NetworkWish, plan_network
 from volumetric.spec import ModelSpec, build_network
 

@@ -39,3 +39,28 @@ VolumeNetwork = Literal[
     "c3d", MedicalNetwork, "densenet3d_121", "se_resnet3d_50", ConvertedNetwork, VideoNetwork
 ]
 """3D networks; see volumetric.models.volumes.volume_network."""
+
+Segmenter = Literal[
+    "unet",
+    "residual_unet",
+    "attention_unet",
+    "segresnet",
+    "swin_unetr",
+    "unetr",
+    "slice_unet",
+]
+"""Networks that segment."""
+
+SliceEncoder = Literal[
+    "efficientnet_b0",
+    "mobilenet_v2",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+]
+"""2D networks that slice_unet's encoder is made of."""
+
+NamedWeights = Literal["none", "imagenet", "kinetics"]
+"""What a network may start from, besides a file."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from volumetric.models.segmenters import Segmenter
+from volumetric.network_names import Segmenter
 from volumetric.plan import choose_features, choose_patch, grow_cube, shrink_to
 
 Triple = tuple[int, int, int]

@@ -13,9 +13,9 @@ from volumetric.clip_augment import ClipInput
 from volumetric.clips import Sampling
 from volumetric.errors import ConfigError
 from volumetric.models import UNet, slice_network, slice_unet, small_cnn3d, volume_network
-from volumetric.models.segmenters import Segmenter, attention_unet, segresnet, swin_unetr, unetr
+from volumetric.models.segmenters import attention_unet, segresnet, swin_unetr, unetr
 from volumetric.models.slices import Planes
-from volumetric.network_names import Aggregate, VolumeNetwork
+from volumetric.network_names import Aggregate, NamedWeights, Segmenter, VolumeNetwork
 from volumetric.plan import choose_strides
 
 Triple = tuple[int, int, int]
@@ -294,4 +294,4 @@ def _refuse_weights(kind: str, weights: str) -> None:
 
 
 def _source(weights: str) -> Any:
-    return weights if weights in ("none", "imagenet", "kinetics") else Path(weights)
+    return weights if weights in get_args(NamedWeights) else Path(weights)

@@ -14,6 +14,7 @@ from pipeline.sections import (
     LearningSection,
     Positive,
     Section,
+    weights_path,
 )
 from volumetric.network_names import Aggregate, SliceBackbone, VolumeNetwork
 
@@ -33,15 +34,42 @@ class PrepareSection(Section):
     """Cases prepared at a time."""
 
 
-class ModelSection(Section):
-    """The network and what it sees of a clip."""
+class NetworkSection(Section):
+    """A network that labels clips or scans."""
 
     kind: Literal["small_cnn3d"] | VolumeNetwork | SliceBackbone = "small_cnn3d"
-    """A 3D network, or a 2D one that sees frame by frame."""
+    """A 3D network, or a 2D one that sees slice by slice, or frame by frame."""
     weights: str = "none"
     """`none`, `imagenet`, `kinetics`, or a local file in torchvision's format."""
     trunk: Literal["train", "frozen"] = "train"
     """Frozen: a 2D network keeps its weights, what it sees is kept on disk, heads alone learn."""
+    aggregate: Aggregate = "mean"
+    """How a 2D network's slices become one answer; see volumetric.models.heads.SliceHead."""
+
+    def refuse_freezing(self, **others: bool) -> None:
+        """Refuse a frozen trunk where something is not so that it needs; `others` besides.
+
+        Raises:
+            ValueError: something is not.
+        """
+        needs = {
+            "a 2D network": self.kind in get_args(SliceBackbone),
+            "weights": self.weights != "none",
+            **others,
+        }
+        missing = [name.replace("_", " ") for name, met in needs.items() if not met]
+        if self.trunk == "frozen" and missing:
+            raise ValueError(f"trunk frozen needs {' and '.join(missing)}")
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names, if it is one."""
+        return weights_path(self.weights)
+
+
+class ModelSection(NetworkSection):
+    """The network and what it sees of a clip."""
+
     input: Literal["rgb", "residual", "both"] = "rgb"
     """Frames, differences between neighbours, or both: as channels, or a 2D network's streams."""
     normalise: Literal["fixed", "clip"] = "fixed"
@@ -58,8 +86,6 @@ class ModelSection(Section):
     """Pixels along both sides of what the network sees; or its height and width."""
     fit: Literal["crop", "whole"] = "crop"
     """Cut a square out of the frame, or squeeze all of it into one."""
-    aggregate: Aggregate = "mean"
-    """How a 2D network's frames become one answer; see volumetric.models.heads.SliceHead."""
     shift: bool = False
     """Let a 2D network pass features from frame to frame (TSM)."""
 
@@ -73,21 +99,10 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _can_freeze(self) -> ModelSection:
-        needs = {
-            "a 2D network": self.kind in get_args(SliceBackbone),
-            "weights": self.weights != "none",
-            "sampling uniform": self.sampling == "uniform",
-            "shift false": not self.shift,
-        }
-        missing = [name for name, met in needs.items() if not met]
-        if self.trunk == "frozen" and missing:
-            raise ValueError(f"trunk frozen needs {' and '.join(missing)}")
+        self.refuse_freezing(
+            sampling_uniform=self.sampling == "uniform", shift_false=not self.shift
+        )
         return self
-
-    @property
-    def weights_file(self) -> Path | None:
-        """The file that `weights` names, if it is one."""
-        return None if self.weights in ("none", "imagenet", "kinetics") else Path(self.weights)
 
 
 class AugmentSection(Section):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.classification.config import EvaluateSection, LabelSection, refuse_impossible
+from pipeline.classification.config import (
+    EvaluateSection,
+    LabelSection,
+    NetworkSection,
+    refuse_impossible,
+)
 from pipeline.sections import CommonConfig, Fraction, Positive, Section
-from volumetric.network_names import Aggregate, SliceBackbone, VolumeNetwork
+from volumetric.network_names import Aggregate
 
 Spacing = Annotated[float, Field(gt=0)]
 
@@ -29,18 +33,12 @@ class ScanPrepareSection(Section):
     """Cases prepared at a time."""
 
 
-class ScanModelSection(Section):
+class ScanModelSection(NetworkSection):
     """The network: a 3D one, or a 2D one that sees a scan slice by slice."""
 
-    kind: Literal["small_cnn3d"] | VolumeNetwork | SliceBackbone = "small_cnn3d"
-    weights: str = "none"
-    """`none`, `imagenet`, `kinetics`, or a local file in torchvision's format."""
-    trunk: Literal["train", "frozen"] = "train"
-    """Frozen: a 2D network keeps its weights, what it sees is kept on disk, heads alone learn."""
+    aggregate: Aggregate = "attention"
     slice_size: Annotated[int, Field(ge=32)] | None = None
     """Pixels along both sides of slices as a 2D network sees them; unset: as they are."""
-    aggregate: Aggregate = "attention"
-    """How a 2D network's slices become one answer; see volumetric.models.heads.SliceHead."""
     planes: Literal[1, 3] = 1
     """1: slices across D (axial); 3: across every axis, by the same 2D network."""
     neighbours: Annotated[int, Field(ge=0, le=8)] = 0
@@ -50,20 +48,8 @@ class ScanModelSection(Section):
 
     @model_validator(mode="after")
     def _can_freeze(self) -> ScanModelSection:
-        needs = {
-            "a 2D network": self.kind in get_args(SliceBackbone),
-            "weights": self.weights != "none",
-            "planes 1": self.planes == 1,
-        }
-        missing = [name for name, met in needs.items() if not met]
-        if self.trunk == "frozen" and missing:
-            raise ValueError(f"trunk frozen needs {' and '.join(missing)}")
+        self.refuse_freezing(planes_1=self.planes == 1)
         return self
-
-    @property
-    def weights_file(self) -> Path | None:
-        """The file that `weights` names, if it is one."""
-        return None if self.weights in ("none", "imagenet", "kinetics") else Path(self.weights)
 
 
 class ScanAugmentSection(Section):

@@ -14,7 +14,9 @@ from pipeline.sections import (
     LearningSection,
     Positive,
     Section,
+    weights_path,
 )
+from volumetric.network_names import Segmenter, SliceEncoder
 
 _WIDTHS = {"swin_unetr": (48, 768), "unetr": (16, 768), "slice_unet": (16, 256)}
 _MULTIPLE_OF_BASE = {"segresnet": 8, "swin_unetr": 12}
@@ -48,15 +50,7 @@ class ModelSection(Section):
     For two CPU cores: 16 and 128 in the first four, 12 in swin_unetr, 8 and 192 in unetr.
     """
 
-    kind: Literal[
-        "unet",
-        "residual_unet",
-        "attention_unet",
-        "segresnet",
-        "swin_unetr",
-        "unetr",
-        "slice_unet",
-    ] = "unet"
+    kind: Segmenter = "unet"
     """3D networks, and slice_unet, a 2D one that sees slice by slice."""
     budget_voxels: Positive = 4_194_304
     """Voxels of all patches of a batch together: what the device's memory allows."""
@@ -66,18 +60,7 @@ class ModelSection(Section):
     """Resolutions at most; swin_unetr and unetr have as many as they have."""
     patch_size: tuple[Positive, Positive, Positive] | None = None
     """Voxels along D, H, W after resampling; such as the kind takes."""
-    backbone: (
-        Literal[
-            "efficientnet_b0",
-            "mobilenet_v2",
-            "mobilenet_v3_large",
-            "mobilenet_v3_small",
-            "resnet18",
-            "resnet34",
-            "resnet50",
-        ]
-        | None
-    ) = None
+    backbone: SliceEncoder | None = None
     """2D network that slice_unet's encoder is made of; unset: resnet18."""
     weights: str = "none"
     """What that encoder starts from: `none`, `imagenet`, or a file in torchvision's format."""
@@ -120,7 +103,7 @@ class ModelSection(Section):
     @property
     def weights_file(self) -> Path | None:
         """The file that `weights` names, if it is one."""
-        return None if self.weights in ("none", "imagenet") else Path(self.weights)
+        return weights_path(self.weights)
 
 
 class AugmentSection(Section):

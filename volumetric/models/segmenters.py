@@ -10,21 +10,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 from torch import nn
 
 Triple = tuple[int, int, int]
-
-Segmenter = Literal[
-    "unet",
-    "residual_unet",
-    "attention_unet",
-    "segresnet",
-    "swin_unetr",
-    "unetr",
-    "slice_unet",
-]
 
 _BLOCKS = (1, 2, 2, 4)  # of SegResNet's encoder; deeper stages are like the last
 _HEAD = 64  # channels of one of UNETR's attention heads

@@ -8,15 +8,16 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
 from torch import nn
 
 from volumetric.errors import ConfigError, DownloadError, UnreadableFileError, UnsupportedError
+from volumetric.network_names import NamedWeights
 
-Weights = Literal["none", "imagenet", "kinetics"] | Path
+Weights = NamedWeights | Path
 State = Mapping[str, torch.Tensor]
 
 _HEADS = ("classifier", "fc", "fc8", "head", "heads", "class_layers", "last_linear")
