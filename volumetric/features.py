@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from volumetric.clip_dataset import choose_part
-from volumetric.errors import OutputError, UnreadableFileError
+from volumetric.errors import UnreadableFileError
 from volumetric.inference.clips import mirrored
+from volumetric.io.tensors import read_about, write_tensors
 from volumetric.models.heads import SliceHead
 from volumetric.models.slices import SliceNetwork
 
@@ -63,25 +63,12 @@ def write_features(path: Path, features: torch.Tensor, *, key: str) -> None:
     Raises:
         OutputError: the disk is full, or the folder cannot be written.
     """
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({_NAME: features.contiguous()}, partial, {"key": key})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            "unwritable", f"cannot be written ({error})", "Check folder and free space", path=path
-        ) from error
+    write_tensors(path, {_NAME: features}, about={"key": key})
 
 
 def standing_key(path: Path) -> str | None:
     """What `write_features` was given; None where there is no such file, or a damaged one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            key: str | None = (file.metadata() or {}).get("key")
-            return key if _NAME in file.keys() else None  # noqa: SIM118 - no mapping
-    except (OSError, SafetensorError):
-        return None
+    return read_about(path).get("key")
 
 
 def open_features(

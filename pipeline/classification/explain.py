@@ -13,11 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from pipeline.classification.keys import prediction_key
 from pipeline.classification.medium import LabelSpec, find_medium
-from pipeline.classification.predict import predicted_cases
+from pipeline.classification.predict import predicted_cases, prediction_path
 from pipeline.classification.train import read_prepared
 from pipeline.device import find_device
 from pipeline.files import hash_code, hash_values, read_json
@@ -27,6 +26,7 @@ from pipeline.run import LabelRun
 from volumetric.cases import Case
 from volumetric.errors import UnreadableFileError
 from volumetric.explanation import Explanation, explain
+from volumetric.io.tensors import read_about, write_tensors
 from volumetric.volume import Volume
 
 _LOG = logging.getLogger("volumetric")
@@ -108,29 +108,25 @@ def _explain(run: LabelRun, model: Any, case: Case) -> None:
     found = explain(model.networks[0], shown[0], target=target)
     seen = medium.picture(prepared, spec)
     tensors = {
-        "seen": seen.data.contiguous(),
+        "seen": seen.data,
         "affine": torch.from_numpy(seen.affine.copy()),
         "heat": _on_grid(found, seen).to(torch.float16),
     }
     if found.slice_weights is not None:
         tensors["weights"] = found.slice_weights
     facts = {
-        "key": _key(run, model, case),
         "kind": seen.kind,
         "class": spec.classes[target],
         "slices_by": found.slices_by,
         "reason": found.reason,
     }
-    path = explanation_path(run.folder, case.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{path.name}")
-    save_file(tensors, partial, {"facts": json.dumps(facts)})
-    partial.replace(path)
+    about = {"key": _key(run, model, case), "facts": json.dumps(facts)}
+    write_tensors(explanation_path(run.folder, case.id), tensors, about=about)
 
 
 def _given(run: LabelRun, case: Case, spec: LabelSpec) -> int:
     """The class that the case was given, or comes nearest to."""
-    probabilities = read_json(run.predictions / f"{case.id}.json")["probabilities"]
+    probabilities = read_json(prediction_path(run, case))["probabilities"]
     return max(range(len(spec.classes)), key=lambda n: probabilities[spec.classes[n]])
 
 
@@ -144,11 +140,8 @@ def _on_grid(found: Explanation, seen: Volume) -> torch.Tensor:
 
 
 def _stands(run: LabelRun, model: Any, case: Case) -> bool:
-    try:
-        found = read_explained(explanation_path(run.folder, case.id))
-    except UnreadableFileError:
-        return False
-    return found is not None and found.facts["key"] == _key(run, model, case)
+    found = read_about(explanation_path(run.folder, case.id)).get("key")
+    return found == _key(run, model, case)
 
 
 def _key(run: LabelRun, model: Any, case: Case) -> str:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from volumetric.errors import OutputError, UnreadableFileError
+from volumetric.errors import UnreadableFileError
+from volumetric.io.tensors import write_tensors
 from volumetric.volume import Volume
 
 Triple = tuple[int, int, int]
@@ -33,25 +33,20 @@ def write_prepared(
 
     Args:
         path: file to write, `<case>.safetensors`.
-        image: float32 (C, D, H, W).
+        image: (C, D, H, W): float32 to segment, float16 to label, uint8 of a clip.
         mask: uint8 (1, D, H, W), or None.
         foreground: for each class, int16 or int32 (n, 3) indices of some of its voxels.
         facts: what else belongs to the case (its key, source shape, …), as JSON.
+
+    Raises:
+        OutputError: the disk is full, or the folder cannot be written.
     """
-    tensors = {_IMAGE: image.data.contiguous()}
+    tensors = {_IMAGE: image.data}
     if mask is not None:
-        tensors[_MASK] = mask.data[0].contiguous()
-    tensors |= {f"{_INDEX}{label}": index.contiguous() for label, index in foreground.items()}
-    metadata = {"affine": json.dumps(image.affine.tolist()), "facts": json.dumps(dict(facts))}
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial, metadata)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            "unwritable", f"cannot be written ({error})", "Check folder and free space", path=path
-        ) from error
+        tensors[_MASK] = mask.data[0]
+    tensors |= {f"{_INDEX}{label}": index for label, index in foreground.items()}
+    about = {"affine": json.dumps(image.affine.tolist()), "facts": json.dumps(dict(facts))}
+    write_tensors(path, tensors, about=about)
 
 
 @dataclass(frozen=True)
