@@ -419,6 +419,13 @@ def test_several_labels_a_clip(clips: Path, tmp_path: Path) -> None:
     find_stages(run).report(run)
 
 
+def test_sides_that_matter_are_not_exchanged_in_prediction(clips: Path, tmp_path: Path) -> None:
+    run = create_run(quick_config(clips, predict={"mirror_axes": [2]}), tmp_path / "run")
+    find_stages(run).prepare(run)
+    with pytest.raises(ConfigError, match="left for right"):
+        find_stages(run).train(run, 0)
+
+
 def test_a_long_video_gets_a_timeline(once: Run[Any], tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     truth = write_stitched(videos / "long.mp4", n_segments=3)

@@ -8,6 +8,7 @@ from pipeline.classification.scan_config import ClassifyScansConfig
 from pipeline.run import ClassifyRun, ClassifyScansRun, LabelRun
 from volumetric.augment import Augmentation
 from volumetric.clip_augment import ClipAugmentation
+from volumetric.errors import ConfigError
 
 _SIDES = 2  # the axis from left to right
 
@@ -34,6 +35,26 @@ def mirror_chances(run: LabelRun) -> dict[int, float]:
     settings = choose_augmentation(clips)
     chances = {1: settings.p_flip_vertical, 2: settings.p_flip}
     return {axis: chance for axis, chance in chances.items() if chance > 0}
+
+
+def tested_axes(run: LabelRun) -> list[int]:
+    """Whose mirror images are averaged in prediction (0 D, 1 H, 2 W).
+
+    Raises:
+        ConfigError: left for right is among them, where the manifest says that sides matter.
+    """
+    of_scans = isinstance(run.config, ClassifyScansConfig)
+    may_swap = run.data_set.symmetric if of_scans else not run.data_set.sides_matter
+    axes: list[int] = list(run.config.predict.mirror_axes)
+    if _SIDES in axes and not may_swap:
+        raise ConfigError(
+            "asymmetric",
+            "predict.mirror_axes has 2, left for right, which the manifest does not allow",
+            f"Leave 2 out, or say `{'symmetric: true' if of_scans else 'sides_matter: false'}` "
+            "in the manifest if that is so",
+            path=run.manifest,
+        )
+    return axes
 
 
 def choose_mixing(run: LabelRun) -> ClipAugmentation:

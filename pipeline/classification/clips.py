@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.classification.augmentation import choose_augmentation
+from pipeline.classification.augmentation import choose_augmentation, tested_axes
 from pipeline.files import read_json
 from pipeline.keys import read_plan
 from pipeline.run import ClassifyRun, describe_origin
@@ -34,7 +34,11 @@ load = load_classifier
 
 
 def make_spec(run: ClassifyRun) -> ClassifierSpec:
-    """What the configuration and the plan say of the network."""
+    """What the configuration and the plan say of the network.
+
+    Raises:
+        ConfigError: mirror images are asked for that the manifest does not allow.
+    """
     plan, model, protocol = read_plan(run), run.config.model, run.config.predict
     mean, std = STATISTICS["kinetics" if model.weights == "kinetics" else "imagenet"]
     return ClassifierSpec(
@@ -48,7 +52,7 @@ def make_spec(run: ClassifyRun) -> ClassifierSpec:
         std=list(std),
         views=protocol.views,
         crops=protocol.crops,
-        mirror_axes=list(protocol.mirror_axes),
+        mirror_axes=tested_axes(run),
         fingerprint=read_json(run.folder / "fingerprint.json"),
         about=describe_origin(run),
     )
@@ -103,7 +107,14 @@ def label(
     """What a model says of a prepared clip, by the run's test protocol; `quick`: by one view."""
     if quick:
         return classify_clip(model, image, views=1, crops=1, mirror_axes=())
-    return classify_clip(model, image, **run.config.predict.model_dump())
+    protocol = run.config.predict
+    return classify_clip(
+        model,
+        image,
+        views=protocol.views,
+        crops=protocol.crops,
+        mirror_axes=tested_axes(run),
+    )
 
 
 def describe_protocol(run: ClassifyRun) -> dict[str, Any]:
@@ -115,7 +126,7 @@ def describe_protocol(run: ClassifyRun) -> dict[str, Any]:
     return {
         "views": 1 if run.config.model.sampling == "uniform" else section.views,
         "crops": 1 if run.config.model.fit == "whole" else section.crops,
-        "mirrored": 2 ** len(section.mirror_axes),
+        "mirrored": 2 ** len(tested_axes(run)),
         **model,
         "rate": read_plan(run)["rate"],
         "input": run.config.model.input,

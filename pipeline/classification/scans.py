@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.classification.augmentation import choose_mixing, choose_scan_augmentation
+from pipeline.classification.augmentation import (
+    choose_mixing,
+    choose_scan_augmentation,
+    tested_axes,
+)
 from pipeline.files import read_json
 from pipeline.keys import read_plan
 from pipeline.run import ClassifyScansRun, describe_origin
 from volumetric.augment import augment_images
 from volumetric.clip_augment import mix_clips, sample_mix
-from volumetric.errors import ConfigError
 from volumetric.inference.clips import ClipScores
 from volumetric.inference.scans import classify_scan, show_scans
 from volumetric.io.prepared import Prepared
@@ -36,14 +39,6 @@ def make_spec(run: ClassifyScansRun) -> ScanClassifierSpec:
     """
     plan, model = read_plan(run), run.config.model
     fingerprint = read_json(run.folder / "fingerprint.json")
-    axes = run.config.predict.mirror_axes
-    if 2 in axes and not run.data_set.symmetric:
-        raise ConfigError(
-            "asymmetric",
-            "predict.mirror_axes has 2, left for right, which the manifest does not allow",
-            "Say `symmetric: true` in the manifest if that is so, or leave 2 out",
-            path=run.manifest,
-        )
     # Values from 0 to 1 are brought to where photographs had them; the others are centred already.
     photograph = model.weights != "none" and plan["intensity"]["kind"] == "range"
     (mean,), (std,) = input_statistics("imagenet", 1) if photograph else ((0.0,), (1.0,))
@@ -58,7 +53,7 @@ def make_spec(run: ClassifyScansRun) -> ScanClassifierSpec:
         intensity=plan["intensity"],
         mean=mean,
         std=std,
-        mirror_axes=list(axes),
+        mirror_axes=tested_axes(run),
         fingerprint=fingerprint,
         about=describe_origin(run),
     )
@@ -103,7 +98,7 @@ def label(
     run: ClassifyScansRun, model: Model[ScanClassifierSpec], image: torch.Tensor, quick: bool
 ) -> ClipScores:
     """What a model says of a prepared scan, by the run's test protocol; `quick`: of it alone."""
-    return classify_scan(model, image, mirror_axes=() if quick else run.config.predict.mirror_axes)
+    return classify_scan(model, image, mirror_axes=() if quick else tested_axes(run))
 
 
 def describe_protocol(run: ClassifyScansRun) -> dict[str, Any]:
