@@ -20,7 +20,10 @@ from volumetric.io.prepared import open_prepared
 Folds = Mapping[str, Mapping[str, Any]]
 """What a model folder says of the weights of each fold."""
 
-_MEASURING = ("volume", "io", "check", "preprocess", "interpolate", "fingerprint")
+_MEASURING = (
+    *("volume", "io", "check", "fingerprint"),
+    *("preprocess", "intensity", "interpolate"),
+)
 
 
 def case_key(run: Run[Any], case: Case) -> str:

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from pipeline.check import sort_findings
 from pipeline.files import hash_values, read_json, write_json
+from pipeline.findings import sort_findings
 from pipeline.keys import case_key, facts_key
 from pipeline.progress import Each
 from pipeline.provenance import record

@@ -26,9 +26,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from scipy import ndimage
 
-from pipeline.check import check, list_codes, sort_findings, to_json, to_text
+from pipeline.check import check
 from pipeline.config import RunConfig
 from pipeline.files import read_json
+from pipeline.findings import list_codes, sort_findings, to_json, to_text
 from pipeline.manifest import find_manifest
 from pipeline.run import create_run
 from pipeline.segmentation.prepare import prepare

@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 
 from pipeline.report.classification import (
-    protocol_text,
     surest_mistakes_first,
     write_classification_report,
 )
 from pipeline.report.confusion import commonest_share, worst_pairs
 from pipeline.report.filmstrip import draw_film, draw_lanes
+from pipeline.report.protocol import protocol_text
 from volumetric.cases import Case
 from volumetric.errors import OutputError, UnreadableFileError
 from volumetric.io.prepared import write_prepared

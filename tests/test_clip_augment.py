@@ -15,13 +15,10 @@ from volumetric.clip_augment import (
     Mix,
     augment_clips,
     mix_clips,
-    normalise,
-    residual_frames,
     sample_changes,
     sample_mix,
-    select_input,
-    select_of_pairs,
 )
+from volumetric.clip_input import normalise, residual_frames, select_input, select_of_pairs
 from volumetric.errors import ConfigError
 
 STRONG = ClipAugmentation(scale=(0.2, 1), p_erase=0.5, brightness=0.4, contrast=0.4, saturation=0.4)

@@ -14,19 +14,15 @@ from scipy.spatial.transform import Rotation
 
 from tests.strategies import SIGNED_ORDERS, affines, volumes, world
 from volumetric.errors import IntensityError
+from volumetric.intensity import fill_padding, measured, to_suv, window, zscore
 from volumetric.preprocess import (
     crop,
-    fill_padding,
     foreground_box,
     labels_on_grid,
-    measured,
     orient,
     prepare,
     resample,
     resample_like,
-    to_suv,
-    window,
-    zscore,
 )
 from volumetric.volume import About, Volume
 

@@ -29,12 +29,13 @@ from tests.strategies import volumes, world
 from volumetric.cases import Case, write_cases
 from volumetric.errors import ConfigError, ManifestError
 from volumetric.inference.scans import classify_scan, show_scans
+from volumetric.intensity import unit_range
 from volumetric.io import read_volume
 from volumetric.io.prepared import open_prepared
 from volumetric.labelled import LabelledCase, draw_whole
 from volumetric.model import load_classifier, load_scan_classifier
 from volumetric.plan import choose_box, choose_strides
-from volumetric.preprocess import fit_box, prepare_whole, unit_range
+from volumetric.preprocess import fit_box, prepare_whole
 from volumetric.volume import Volume
 
 LABELS = ("small", "large")

@@ -6,16 +6,13 @@ and mirror are two matrix products, all changes of colour one: nothing loops ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from volumetric.errors import ConfigError
 
-ClipInput = Literal["rgb", "residual", "both"]
 _FRACTIONS = ("p_flip", "p_flip_vertical", "brightness", "contrast", "saturation", "p_erase")
 
 
@@ -210,66 +207,6 @@ def mix_clips(
     other = clips[mix.partner]
     mixed = torch.where(inside[:, None, None], other, share * clips + (1 - share) * other)
     return mixed, own[:, None] * soft + (1 - own[:, None]) * soft[mix.partner]
-
-
-def normalise(clips: torch.Tensor, *, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Clips (B, C, T, H, W) from 0 to 255 as float32 (x/255 - mean) / std, channel by channel."""
-    centre, spread = (
-        torch.tensor(values, dtype=torch.float32, device=clips.device).view(1, -1, 1, 1, 1) * 255
-        for values in (mean, std)
-    )
-    return (clips.to(torch.float32) - centre) / spread
-
-
-def residual_frames(clips: torch.Tensor) -> torch.Tensor:
-    """What changes from each frame to the next, float32, the last repeated: (B, C, T, H, W).
-
-    After Tao 2020 ("Rethinking motion representation"). All zeros for a single frame.
-    """
-    x = clips.to(torch.float32)
-    if x.shape[2] == 1:
-        return torch.zeros_like(x)
-    change = x.diff(dim=2)
-    return torch.cat([change, change[:, :, -1:]], 2)
-
-
-def select_input(clips: torch.Tensor, kind: ClipInput) -> torch.Tensor:
-    """What a network is shown of normalised clips: them, their changes, or both (twice C).
-
-    Raises:
-        ConfigError: another word.
-    """
-    match kind:
-        case "rgb":
-            return clips
-        case "residual":
-            return residual_frames(clips)
-        case "both":
-            return torch.cat([clips, residual_frames(clips)], 1)
-    raise _unknown_input(kind)
-
-
-def select_of_pairs(clips: torch.Tensor, kind: ClipInput) -> torch.Tensor:
-    """The same of clips whose second half of frames are a little later than their first.
-
-    Raises:
-        ConfigError: another word.
-    """
-    frames, later = clips.chunk(2, dim=2)
-    match kind:
-        case "rgb":
-            return frames
-        case "residual":
-            return later - frames
-        case "both":
-            return torch.cat([frames, later - frames], 1)
-    raise _unknown_input(kind)
-
-
-def _unknown_input(kind: str) -> ConfigError:
-    return ConfigError(
-        "unknown-input", f"{kind!r} is no input of a clip", "Use rgb, residual or both"
-    )
 
 
 def _change_colour(x: torch.Tensor, changes: ClipChanges) -> torch.Tensor:

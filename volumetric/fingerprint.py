@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from volumetric.errors import ManifestError
-from volumetric.preprocess import fill_padding, foreground_box, measured, orient, to_suv
+from volumetric.intensity import fill_padding, measured, to_suv
+from volumetric.preprocess import foreground_box, orient
 from volumetric.volume import Volume
 
 _SAMPLES = 4_000  # intensities kept a case: a hundred cases give 400,000

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
-from volumetric.clip_augment import ClipInput
+from volumetric.clip_input import ClipInput
 from volumetric.clips import Sampling
 from volumetric.errors import ConfigError
 from volumetric.models import UNet, slice_network, slice_unet, small_cnn3d, volume_network

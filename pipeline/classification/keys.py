@@ -10,7 +10,10 @@ from volumetric.cases import Case
 from volumetric.spec import ClassifierSpec, ScanClassifierSpec
 
 _UNLEARNED = ("cache_gb",)
-_SHOWING = ("clips", "clip_augment", "inference/clips", "inference/scans", "models", "spec")
+_SHOWING = (
+    *("clips", "clip_augment", "clip_input", "models", "spec"),
+    *("inference/clips", "inference/scans"),
+)
 _LEARNING = (
     *("augment", "clip_dataset", "features", "labelled"),
     *("learning", "losses", "transfer"),
@@ -59,5 +62,5 @@ def prediction_key(run: LabelRun, case: Case, spec: ClassifierSpec | ScanClassif
     """Of the weights, the prepared case, the test protocol and the code."""
     weights = spec.folds[str(case.fold)]["weights_sha256"]
     protocol = run.config.predict.model_dump(mode="json")
-    code = hash_code("clips", "clip_augment", "inference")
+    code = hash_code("clips", "clip_augment", "clip_input", "inference")
     return hash_values(weights, prepared_key(run, case), protocol, code)

@@ -92,7 +92,7 @@ def check(
 ) -> None:
     """Is every scan what it claims to be, and the data set fit to learn from?"""
     from pipeline.check import check as stage
-    from pipeline.check import list_codes, refused, to_json, to_text
+    from pipeline.findings import list_codes, refused, to_json, to_text
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that cannot show a letter
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from volumetric.check.hounsfield import BELOW_AIR_HU, check_hounsfield
 from volumetric.errors import IntensityError
 from volumetric.findings import Finding, Severity
-from volumetric.preprocess import measured
+from volumetric.intensity import measured
 from volumetric.volume import Volume
 
 _SAMPLES = 20_000  # a share of 1 % is known to 0.1 %

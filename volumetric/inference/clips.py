@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from volumetric.clip_augment import crop_clips, normalise, select_input, select_of_pairs
+from volumetric.clip_augment import crop_clips
+from volumetric.clip_input import normalise, select_input, select_of_pairs
 from volumetric.clips import Box, choose_pairs, crop_boxes, view_indices
 from volumetric.model import Model
 from volumetric.spec import ClassifierSpec, ScanClassifierSpec
