@@ -23,6 +23,7 @@ from pipeline.files import read_json
 from pipeline.motions import MOTIONS, draw_motion, draw_scene, write_stitched
 from pipeline.run import Run, create_run, open_run
 from pipeline.stages import find_stages
+from tests.runs import go, with_sections
 from tests.waking import wake
 from volumetric.cases import Case, write_cases
 from volumetric.errors import ConfigError, ManifestError, OutputError
@@ -73,9 +74,7 @@ def quick_config(manifest: Path, **sections: dict[str, Any]) -> Any:
         "predict": {"views": 2},
         "evaluate": {"resamples": 200},
     }
-    for name, fields in sections.items():
-        values[name] = {**values.get(name, {}), **fields}
-    return parse_config(values, path="test")
+    return parse_config(with_sections(values, sections), path="test")
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +94,6 @@ def once(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Run[Any]:
 def finished(once: Run[Any], tmp_path: Path) -> Run[Any]:
     shutil.copytree(once.folder, tmp_path / "copy")
     return open_run(tmp_path / "copy")
-
-
-def go(run: Run[Any], fold: int = 0) -> None:
-    stages = find_stages(run)
-    stages.prepare(run)
-    stages.train(run, fold)
-    stages.predict(run, fold)
-    stages.postprocess(run)
-    stages.evaluate(run)
 
 
 def test_from_files_to_results(once: Run[Any]) -> None:

@@ -25,6 +25,7 @@ from pipeline.files import read_json, write_json
 from pipeline.run import Run, create_run, open_run
 from pipeline.stages import find_stages
 from tests.conftest import save
+from tests.runs import go, with_sections
 from tests.strategies import volumes, world
 from volumetric.cases import Case, write_cases
 from volumetric.errors import ConfigError, ManifestError
@@ -82,18 +83,7 @@ def quick_config(manifest: Path, **sections: dict[str, Any]) -> Any:
         },
         "evaluate": {"resamples": 200},
     }
-    for name, fields in sections.items():
-        values[name] = {**values.get(name, {}), **fields}
-    return parse_config(values, path="test")
-
-
-def go(run: Run[Any], fold: int = 0) -> None:
-    stages = find_stages(run)
-    stages.prepare(run)
-    stages.train(run, fold)
-    stages.predict(run, fold)
-    stages.postprocess(run)
-    stages.evaluate(run)
+    return parse_config(with_sections(values, sections), path="test")
 
 
 @pytest.fixture(scope="module")
