@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import av
 import pytest
 
 from tests.videos import cut, drop_packets, encode, read_number, write_sound
@@ -29,6 +30,14 @@ _KINDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "webm": (".webm", "libvpx-vp9", {"cpu-used": "8", "deadline": "realtime", "g": "12"}),
     "hevc": (".mp4", "libx265", {"x265-params": "log-level=0"}),
     "wmv": (".wmv", "wmv2", {"b": "1M"}),
+}
+_B = {"bf": "2", "g": "12"}
+_REORDERED: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
+    "mpeg4-avi": (".avi", "mpeg4", {**_B, "q": "3"}, {}),
+    "h264-avi": (".avi", "libx264", {"bf": "3", "g": "12", "b_strategy": "0"}, {}),
+    "flv": (".flv", "libx264", _B, {}),
+    "fragmented mp4": (".mp4", "libx264", _B, {"movflags": "frag_keyframe+empty_moov"}),
+    "mkv": (".mkv", "libx264", _B, {}),
 }
 _PIXELS = {"gif": "rgb8", "mjpeg": "yuvj420p"}
 
@@ -116,6 +125,30 @@ def test_a_lost_frame_is_not_papered_over(tmp_path: Path) -> None:
     assert [f.code for f in later.about.findings] == ["corrupt-frames"]
     numbers = [read_number(image) for image in later.data.permute(1, 2, 3, 0).numpy()]
     assert None not in numbers
+
+
+@pytest.mark.parametrize("kind", _REORDERED)
+def test_a_cut_between_two_packets(kind: str, tmp_path: Path) -> None:
+    """Where a B-frame was cut off, the frame stored before it is not taken for it."""
+    suffix, codec, options, container = _REORDERED[kind]
+    source = encode(
+        tmp_path / f"a{suffix}", codec, n_frames=40, options=options, container=container
+    )
+    with av.open(str(source)) as file:
+        places = {packet.pos for packet in file.demux(file.streams.video[0]) if packet.pos}
+    path, content = tmp_path / f"b{suffix}", source.read_bytes()
+    for place in sorted(places)[-9:]:
+        path.write_bytes(content[: place - 8 if suffix == ".avi" else place])  # AVI's chunk header
+        probe = probe_video(path)
+        end = probe.n_frames if probe.first_lost is None else probe.first_lost
+        assert end > 10
+        whole = [number for number in range(end) if number not in probe.corrupt]
+        frames = read_frames(path, whole, probe=probe).permute(1, 2, 3, 0).numpy()
+        assert [read_number(image) for image in frames] == whole
+        for number in range(end, probe.n_frames):
+            with pytest.raises(VolumetricError):
+                read_frames(path, [number], probe=probe)
+    assert probe_video(source).first_lost is None
 
 
 def test_five_hundred_damaged_files(tmp_path: Path) -> None:

@@ -113,28 +113,61 @@ def _spread(tally: _Tally) -> list[int]:
     return sorted(tainted)
 
 
-def _first_lost(tally: _Tally, damage: Damage, container: str, stream: VideoStream) -> int | None:
+def _first_lost(
+    tally: _Tally, damage: Damage, container: InputContainer, stream: VideoStream
+) -> int | None:
     """From which number on frames may be shifted, as something was lost before.
 
     Where a damaged packet was thrown away without a word there is only a gap in an otherwise even
     time. Some containers do not allow gaps, others count frames; in the rest, a gap is honest.
     """
-    found = [n for n in (tally.first_lost,) if n is not None]
-    n_claimed = stream.frames
-    if container == "avi" and len(stream.index_entries) > damage.n_packets:
+    unsure = (tally.first_lost, _first_unsure_at_end(tally, damage, container, stream))
+    found = [number for number in unsure if number is not None]
+    n_claimed, kind = stream.frames, container.format.name
+    if kind == "avi" and len(stream.index_entries) > damage.n_packets:
         found.append(0)  # skipped without a word; its index still lists them
-    suspicious = container in _EVEN or len(tally.ticks) < n_claimed
+    suspicious = kind in _EVEN or len(tally.ticks) < n_claimed
     times = tally.ticks if _is_rising(tally.ticks) else tally.dts
     is_short = len(tally.ticks) < max(damage.n_packets, n_claimed)
     if is_short and any(tally.damaged):  # the missing one may have been anywhere from there
         found.append(tally.damaged.index(True))
-    elif is_short and times is tally.dts and container not in _EVEN:
+    elif is_short and times is tally.dts and kind not in _EVEN:
         found.append(0)
     if suspicious and _is_rising(times):
-        steps = [b - a for a, b in pairwise(times) if a is not None and b is not None]
-        usual = sorted(steps)[len(steps) // 2] if steps else 0
-        found += [number for number, step in enumerate(steps, 1) if step > 1.5 * usual][:1]
+        found += _gaps(times)[:1]
     return min(found, default=None)
+
+
+def _first_unsure_at_end(
+    tally: _Tally, damage: Damage, container: InputContainer, stream: VideoStream
+) -> int | None:
+    """From which number on frames may be shifted, as the file was cut before it was written out.
+
+    A B-frame is stored after the frame it is shown before: a cut between the two leaves the later
+    one, which the decoder holds back until nothing more comes, in the place of the lost one.
+    """
+    first = len(tally.ticks) - damage.n_held_back
+    if not 0 < first < len(tally.ticks):
+        return None
+    if any(tally.damaged[first - 1 :]):
+        return first
+    claims_more = (
+        stream.frames > len(tally.ticks)
+        or len(stream.index_entries) > damage.n_packets
+        or container.format.name == "flv"  # counts nothing, and its last frame may be there
+    )
+    if not claims_more:
+        return None
+    if container.format.name == "avi" or not _is_rising(tally.ticks):  # AVI's times are counted
+        return first
+    return next((number for number in _gaps(tally.ticks) if number >= first), None)
+
+
+def _gaps(ticks: list[int | None]) -> list[int]:
+    """Numbers of the frames that come later after the one before than is usual."""
+    steps = [b - a for a, b in pairwise(ticks) if a is not None and b is not None]
+    usual = sorted(steps)[len(steps) // 2] if steps else 0
+    return [number for number, step in enumerate(steps, 1) if step > 1.5 * usual]
 
 
 def _is_rising(times: list[int | None]) -> bool:
@@ -170,7 +203,7 @@ def _facts(
         "has_b_frames": bool(stream.codec_context.has_b_frames) or _B_FRAME in tally.kinds,
         "corrupt": _spread(tally),
         "n_corrupt": sum(tally.damaged) + damage.n_failed,
-        "first_lost": _first_lost(tally, damage, container.format.name, stream),
+        "first_lost": _first_lost(tally, damage, container, stream),
         "broken_off": damage.broken_off,
         "longest_still": tally.longest_still,
         "is_interlaced": tally.is_interlaced,

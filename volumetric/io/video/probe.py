@@ -20,7 +20,7 @@ from volumetric.io.video.process import converse
 _log = logging.getLogger(__name__)
 
 _LISTS = ("times_s", "corrupt", "checksums")
-_VERSION = 2  # of what is kept in a cache; raise it when the meaning of a field changes
+_VERSION = 3  # of what is kept in a cache; raise it when the meaning of a field changes
 
 # Where decord has been exact on numbered frames. Elsewhere it is not even tried: it may pass a
 # few spot checks and be wrong between them.

@@ -57,6 +57,7 @@ class Damage:
 
     n_packets: int = 0
     n_failed: int = 0  # packets that gave an error instead of a frame
+    n_held_back: int = 0  # frames that came only when there was nothing more to decode
     broken_off: str | None = None  # why reading ended before the end
 
 
@@ -147,6 +148,7 @@ def decode_frames(
                 lost = True
         if packet.is_corrupt or _complains(log):
             suspects |= {time for time in (packet.pts, packet.dts) if time is not None}
+        damage.n_held_back += 0 if packet.size else len(frames)
         for frame in frames:
             suspect = frame.is_corrupt or frame.pts in suspects or frame.dts in suspects
             yield Decoded(frame, suspect, lost)
