@@ -1,4 +1,7 @@
-"""Series: several runs on the same cases, each beside the first, on one page."""
+"""Series: several runs on the same cases, each beside the first, on one page.
+
+Runs that differ in nothing but their seed are one row: the mean of them.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compare import compare
+from pipeline.comparison.pairing import pair_runs
+from pipeline.comparison.repeats import describe_repeats, group_repeats
 from pipeline.files import read_json, write_json
 from pipeline.report.series import write_series_page
+from volumetric.metrics.resampling import Resampling
 
 _METRICS = ("top1", "balanced_accuracy", "auroc", "average_precision", "dice", "nsd")
 _MEANS = ("all", "mean")
@@ -17,24 +23,39 @@ _MEANS = ("all", "mean")
 def compare_series(
     runs: Sequence[Path], *, out: Path | None = None, n_resamples: int = 10_000
 ) -> tuple[Path, dict[str, Any]]:
-    """Write series.json and series.html, and each run's comparison with the first, below `out`.
+    """Write series.json and series.html below `out`; the page's path, and what series.json holds.
 
-    Returns the page's path, and what series.json holds: of each run its own means with their
-    intervals, and what differs from the first. `out` unset: `<first>_series` beside the first.
+    Of each run that is its own means with their intervals, and what differs from the first, whose
+    pages are written, too. Runs of classification that differ in nothing but their seed are taken
+    together: the means over them, their cases resampled together. `out` unset:
+    `<first>_series` beside the first.
 
     Raises:
         As `compare`.
     """
+    out = out or runs[0].resolve().parent / f"{runs[0].resolve().name}_series"
+    pairs = [pair_runs(runs[0], other) for other in runs[1:]]
+    groups = group_repeats([pairs[0].first, *(pair.second for pair in pairs)])
+    if pairs[0].task == "classify" and len(groups) < len(runs):
+        confidence = float(pairs[0].first.results.get("confidence") or 0.95)
+        how = Resampling(n_resamples, confidence=confidence)
+        series = describe_repeats(pairs, groups, metrics=_METRICS, resampling=how)
+    else:
+        series = _describe_runs(runs, out, n_resamples)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "series.json", series)
+    return write_series_page(out, series), series
+
+
+def _describe_runs(runs: Sequence[Path], out: Path, n_resamples: int) -> dict[str, Any]:
     first, *others = runs
-    out = out or first.resolve().parent / f"{first.resolve().name}_series"
-    compared = {
-        other: compare(first, other, out=out / other.resolve().name, n_resamples=n_resamples)
+    found = {
+        other: compare(first, other, out=out / other.resolve().name, n_resamples=n_resamples)[1]
         for other in others
     }
-    found = {other: differences for other, (_, differences) in compared.items()}
     some = next(iter(found.values()))
-    rows = [(metric, name) for metric in _METRICS if (name := _mean_of(some, metric)) is not None]
-    series: dict[str, Any] = {
+    rows = [(metric, name) for metric in _METRICS if (name := _mean_of(some["metrics"], metric))]
+    return {
         "confidence": some["confidence"],
         "n_cases": some["n_cases"],
         "n_subjects": some["n_subjects"],
@@ -54,12 +75,10 @@ def compare_series(
             for run in runs
         ],
     }
-    write_json(out / "series.json", series)
-    return write_series_page(out, series), series
 
 
-def _mean_of(found: Mapping[str, Any], metric: str) -> str | None:
-    by_class = found["metrics"].get(metric, {})
+def _mean_of(metrics: Mapping[str, Any], metric: str) -> str | None:
+    by_class = metrics.get(metric, {})
     return next((name for name in _MEANS if name in by_class), None)
 
 

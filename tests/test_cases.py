@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from pipeline.manifest import find_manifest, load_cases, load_data_set
-from volumetric.cases import Case, group_folds, read_cases, read_rows, with_folds, write_cases
+from volumetric.cases import (
+    Case,
+    draw_share,
+    group_folds,
+    read_cases,
+    read_rows,
+    with_folds,
+    write_cases,
+)
 from volumetric.errors import ManifestError, UnreadableFileError
 
 
@@ -168,3 +176,30 @@ def test_labels_are_spread_over_folds_that_keep_subjects_together() -> None:
     assert all(
         len({case.fold for case in folded if case.subject == f"person_{n}"}) == 1 for n in range(25)
     )
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.sampled_from("abc")), min_size=1, max_size=60),
+    st.floats(0.01, 1),
+    st.floats(0.01, 1),
+    st.integers(0, 99),
+)
+def test_a_share_is_of_whole_subjects_and_every_label(
+    rows: list[tuple[int, str]], one: float, other: float, seed: int
+) -> None:
+    label_of = dict(rows)
+    cases = [
+        Case(f"c{n}", f"s{subject}", None, Path("x"), label=label_of[subject])
+        for n, (subject, _) in enumerate(rows)
+    ]
+    small, large = (draw_share(cases, share, seed=seed) for share in sorted([one, other]))
+    assert [case for case in cases if case in small] == small
+    assert set(small) <= set(large)
+    assert {case.label for case in small} == {case.label for case in cases}
+    left_out = set(cases) - set(small)
+    assert not {case.subject for case in small} & {case.subject for case in left_out}
+    for label in set(label_of.values()):
+        n_all = sum(found == label for found in label_of.values())
+        n_drawn = len({case.subject for case in small if case.label == label})
+        assert n_drawn == max(1, round(min(one, other) * n_all))
+    assert draw_share(cases, 1.0, seed=seed) == cases

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from pipeline.files import read_json
 from pipeline.series import compare_series
-from tests.test_compare import classified, segmented, write_run
+from tests.test_compare import LABELS, N, classified, segmented, write_run
 from volumetric.errors import ConfigError
+from volumetric.metrics.resampling import Resampling, bootstrap_statistic
 
 
 @pytest.mark.parametrize("make", [segmented, classified])
@@ -40,3 +44,73 @@ def test_a_run_of_another_task_is_refused(tmp_path: Path) -> None:
     other = write_run(tmp_path / "other", classified(0.0))
     with pytest.raises(ConfigError):
         compare_series([one, two, other], out=tmp_path / "out")
+
+
+def test_runs_that_differ_in_their_seed_are_taken_together(tmp_path):
+    """By hand: the mean area of three networks, and its interval, all drawn at once."""
+    runs = [
+        write_run(
+            tmp_path / f"{name}_{share}_{seed}",
+            classified(skill * share**0.3, seed=3 * k + seed),
+            config=f"seed: {seed}\ntrain: {{share: {share}}}\nmodel: {{weights: {name}}}\n",
+        )
+        for k, (name, skill) in enumerate([("none", 0.5), ("photos", 1.5)])
+        for share in (0.1, 1.0)
+        for seed in range(3)
+    ]
+    page, found = compare_series(runs, n_resamples=60)
+    rows = {run["name"]: run for run in found["runs"]}
+    assert list(rows) == ["none_0.1", "none_1.0", "photos_0.1", "photos_1.0"]
+    row = rows["photos_1.0"]
+    assert (row["curve"], row["share"], row["n_repeats"]) == ("photos", 1.0, 3)
+    assert {one["field"] for one in row["settings"]} == {"train.share", "model.weights"}
+
+    def areas(names):
+        cases = [json.loads((tmp_path / n / "results.json").read_text())["cases"] for n in names]
+        truth = np.array([[name in case["truth"] for name in LABELS] for case in cases[0]])
+        given = [[[c["probabilities"][n] for n in LABELS] for c in own] for own in cases]
+
+        def measure(weights):
+            return np.array(
+                [
+                    np.mean(
+                        [
+                            roc_auc_score(truth[:, k], np.array(own)[:, k], sample_weight=row)
+                            for own in given
+                            for k in range(3)
+                        ]
+                    )
+                    for row in weights
+                ]
+            )[:, None]
+
+        return measure
+
+    best = areas([f"photos_1.0_{seed}" for seed in range(3)])
+    own = row["metrics"]["auroc"]["own"]
+    by_hand = bootstrap_statistic(best, 2 * N, resampling=Resampling(60))[0]
+    assert own["mean"] == pytest.approx(by_hand.mean)
+    assert own["ci_low"] == pytest.approx(by_hand.ci_low)
+    assert np.mean(row["metrics"]["auroc"]["each"]) == pytest.approx(own["mean"])
+    first = areas([f"none_0.1_{seed}" for seed in range(3)])
+    apart = bootstrap_statistic(
+        lambda weights: best(weights) - first(weights), 2 * N, resampling=Resampling(60)
+    )[0]
+    told = row["metrics"]["auroc"]["difference"]
+    assert told["difference"] == pytest.approx(apart.mean)
+    assert told["ci_low"] == pytest.approx(apart.ci_low)
+    text = page.read_text()
+    assert "By share of the cases" in text
+    assert "10 %" in text
+    assert text.count('class="share class-') == 2 * len(row["metrics"])
+
+
+def test_seeds_of_one_setting_make_one_row_without_a_curve(tmp_path):
+    runs = [
+        write_run(tmp_path / f"s{n}", classified(1.0, seed=n), config=f"seed: {n}\n")
+        for n in range(3)
+    ]
+    page, found = compare_series(runs, n_resamples=50)
+    assert [run["name"] for run in found["runs"]] == ["s"]
+    assert found["runs"][0]["metrics"]["auroc"]["difference"] is None
+    assert "By share" not in page.read_text()

@@ -198,6 +198,24 @@ def label_folds(
     return folds
 
 
+def draw_share(cases: Sequence[Case], share: float, *, seed: int) -> list[Case]:
+    """A share of the cases in their order, from 0 to 1: whole subjects, each label by itself.
+
+    Of each label there is at least one subject, that of a subject being its first case's. For
+    equal seeds, what a smaller share holds a larger one holds, too.
+    """
+    labels = {case.subject: case.label for case in reversed(cases)}
+    subjects: dict[str | None, list[str]] = {}
+    for subject in sorted(labels):
+        subjects.setdefault(labels[subject], []).append(subject)
+    drawn: set[str] = set()
+    for label in sorted(subjects, key=str):
+        own = subjects[label]
+        order = np.random.default_rng(seed).permutation(len(own))
+        drawn |= {own[int(n)] for n in order[: max(1, round(share * len(own)))]}
+    return [case for case in cases if case.subject in drawn]
+
+
 def with_folds(cases: Sequence[Case]) -> list[Case]:
     """The cases, in five folds (fewer for few subjects) where not one of them has a fold.
 

@@ -133,6 +133,8 @@ class LabelSection(LearningSection):
     steps_per_epoch: Positive = 50
     batch_size: Positive = 16
     """Cases a step."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the cases to learn from that is used: whole subjects, drawn by class and seed."""
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     """For several labels a case: of each label. Focal: what is answered well counts for little."""
     focal_gamma: Annotated[float, Field(gt=0)] = _GAMMA

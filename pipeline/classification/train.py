@@ -19,7 +19,7 @@ from pipeline.device import describe_device, find_device
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import LabelRun
-from volumetric.cases import Case
+from volumetric.cases import Case, draw_share
 from volumetric.errors import ManifestError, OutputError
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.labelled import LabelledCase, draw_chances, open_labelled
@@ -83,6 +83,7 @@ def _split(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
             "Add cases, or see quarantine.json for those set apart",
             path=run.manifest,
         )
+    learned = draw_share(learned, run.config.train.share, seed=run.config.seed)
     return learned, [case for case in cases if case.fold == fold]
 
 

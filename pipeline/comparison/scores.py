@@ -65,7 +65,7 @@ def compare_areas(pair: Pair, confidence: float) -> dict[str, Any] | None:
         return None
     if len(set(pair.subjects)) < len(pair.ids):
         return {"reason": _CLUSTERED, "classes": {}}
-    first, second = (_probabilities(pair, side) for side in pair.sides)
+    first, second = (probabilities(pair, side) for side in pair.sides)
     truth = _members(pair)
     classes = {
         name: asdict(
@@ -134,10 +134,8 @@ def _paired(pair: Pair, metric: str, name: str, resampling: Resampling) -> Row:
 
 
 def _classification(pair: Pair, resampling: Resampling) -> Rows:
-    first, second = (_probabilities(pair, side) for side in pair.sides)
-    members = _members(pair)
-    several = bool(pair.first.results.get("multi_label"))
-    truth = members if several else members.argmax(axis=1)
+    first, second = (probabilities(pair, side) for side in pair.sides)
+    truth = targets(pair)
     how: dict[str, Any] = {"subjects": pair.subjects, "resampling": resampling}
     found = compare_classification(first, second, truth, classes=pair.classes, **how)
     calls = [_calls(pair, side) for side in pair.sides]
@@ -162,9 +160,16 @@ def _row(found: Compared) -> Row:
     )
 
 
-def _probabilities(pair: Pair, side: Side) -> np.ndarray[Any, np.dtype[np.float64]]:
+def probabilities(pair: Pair, side: Side) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What one of the runs gives each class of each case, (n_cases, n_classes)."""
     tables = [side.cases[case]["probabilities"] for case in pair.ids]
     return np.array([[table[name] for name in pair.classes] for table in tables], dtype=np.float64)
+
+
+def targets(pair: Pair) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The number of each case's class; of several labels a case, (n_cases, n_classes) 0 or 1."""
+    members = _members(pair)
+    return members if pair.first.results.get("multi_label") else members.argmax(axis=1)
 
 
 def _members(pair: Pair) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -181,4 +186,4 @@ def _calls(pair: Pair, side: Side) -> np.ndarray[Any, np.dtype[np.bool_]] | None
     limits = {
         fold: [chosen[str(fold)][name]["value"] for name in pair.classes] for fold in set(folds)
     }
-    return call_classes(_probabilities(pair, side), folds=folds, thresholds=limits)
+    return call_classes(probabilities(pair, side), folds=folds, thresholds=limits)

@@ -44,13 +44,14 @@ def differing_settings(pair: Pair) -> list[Setting]:
 def _groups(pair: Pair) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     one, other = pair.sides
     return {
-        "configuration": (_configuration(one), _configuration(other)),
+        "configuration": (configuration(one), configuration(other)),
         "plan": (_plan(one), _plan(other)),
         "software": (_software(one), _software(other)),
     }
 
 
-def _configuration(side: Side) -> dict[str, Any]:
+def configuration(side: Side) -> dict[str, Any]:
+    """The fields of a run's configuration by dotted name, but for its own name."""
     flat = _flatten(yaml.safe_load(side.record.config) or {})
     flat.pop("name", None)  # what tells them apart already
     return flat

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from pipeline.comparison.wording import UNCORRECTED, p_text, verdict
 from pipeline.report import scores
 from pipeline.report.axes import RIGHT, grid_x, nice, scale, svg
+from pipeline.report.shares import curve_names, draw_shares
 from pipeline.report.template import write_page
 from pipeline.report.wording import known
 
@@ -28,6 +29,13 @@ def write_series_page(out: Path, series: Mapping[str, Any]) -> Path:
         "series": series,
         "confidence": f"{100 * series['confidence']:g} %",
         "uncorrected": UNCORRECTED,
+        "n_repeats": max(run.get("n_repeats", 1) for run in runs),
+        "curves": curve_names(runs) if "share" in runs[0] else [],
+        "shares": [
+            (scores.metric_name(metric), chart)
+            for metric in metrics
+            if "share" in runs[0] and (chart := draw_shares(runs, metric))
+        ],
         "charts": [(scores.metric_name(metric), draw_means(runs, metric)) for metric in metrics],
         "heads": [scores.metric_name(metric) for metric in metrics],
         "rows": [_row(run, metrics) for run in runs],
@@ -36,14 +44,18 @@ def write_series_page(out: Path, series: Mapping[str, Any]) -> Path:
 
 
 def draw_means(runs: Sequence[Mapping[str, Any]], metric: str) -> Markup:
-    """A dot and a bar a run, for its mean and its interval; a line at the first run's mean."""
+    """A dot and a bar a run, for its mean and its interval; a line at the first run's mean.
+
+    Small dots are the single runs where several were taken together.
+    """
     found = [(run["name"], run["metrics"][metric]["own"] or {}) for run in runs]
+    dots = [[v for v in run["metrics"][metric].get("each", []) if v is not None] for run in runs]
     values = [
         value
         for _, own in found
         for end in ("mean", "ci_low", "ci_high")
         if (value := known(own.get(end))) is not None
-    ]
+    ] + [value for own in dots for value in own]
     if not values:
         return Markup("")
     low, high, ticks = nice(min(values), max(values), count=4)
@@ -64,6 +76,8 @@ def draw_means(runs: Sequence[Mapping[str, Any]], metric: str) -> Markup:
         bar = Markup("")
         if ends[0] is not None and ends[1] is not None:
             bar = Markup('<path d="M{:.1f} {:.1f}H{:.1f}"/>').format(x(ends[0]), y, x(ends[1]))
+        one = Markup('<circle class="each" cx="{:.1f}" cy="{:.1f}" r="2"/>')
+        bar += Markup("").join(one.format(x(value), y) for value in dots[number])
         title = f"{name}: {scores.number_text(mean, metric)}"
         parts.append(
             Markup(
@@ -78,6 +92,7 @@ def draw_means(runs: Sequence[Mapping[str, Any]], metric: str) -> Markup:
 def _row(run: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
     return {
         "name": run["name"],
+        "n_repeats": run.get("n_repeats", 1),
         "page": run["page"] and quote(run["page"]),
         "settings": [
             {"field": one["field"], "value": one["b"], "first": one["a"]} for one in run["settings"]

@@ -116,6 +116,24 @@ def classification_statistic(
     return (_statistic_many if truth.ndim == 2 else _statistic_one)(scores, truth, classes)
 
 
+def mean_statistic(statistics: Sequence[Statistic]) -> Statistic:
+    """The mean of what several models score on the same cases, as of one trained from many seeds.
+
+    Raises:
+        ConfigError: no statistic, or statistics of other metrics or classes.
+    """
+    if len({one.keys for one in statistics}) != 1:
+        raise ConfigError(
+            "bad-classes", "no statistics, or of other metrics or classes", "Average like with like"
+        )
+
+    def measure(weights: _Array) -> _Array:
+        found: _Array = np.stack([one.measure(weights) for one in statistics]).mean(axis=0)
+        return found
+
+    return replace(statistics[0], measure=measure)
+
+
 def score_statistic(
     statistic: Statistic,
     n_cases: int,
