@@ -381,3 +381,15 @@ def test_settings_without_sense_are_refused(code, call):
     with pytest.raises(ConfigError) as caught:
         call()
     assert caught.value.code == code
+
+
+def test_what_is_the_same_in_every_resample_has_no_interval():
+    sure = np.eye(3)[[0, 1, 2] * 4] * 0.8 + 0.05
+    scores = score_classification(sure / sure.sum(1, keepdims=True), [0, 1, 2] * 4, classes="abc")
+    for metric in ("top1", "balanced_accuracy", "auroc"):
+        found = scores[metric]["all"]
+        assert found.mean == 1
+        assert found.ci_low is found.ci_high is None
+        assert "nothing says how others vary" in found.reason
+    wrong = score_classification(sure[::-1] / sure.sum(1)[:, None], [0, 1, 2] * 4, classes="abc")
+    assert wrong["top1"]["all"].ci_low < wrong["top1"]["all"].mean < wrong["top1"]["all"].ci_high

@@ -38,6 +38,8 @@ _REORDERED: dict[str, tuple[str, str, dict[str, str], dict[str, str]]] = {
     "flv": (".flv", "libx264", _B, {}),
     "fragmented mp4": (".mp4", "libx264", _B, {"movflags": "frag_keyframe+empty_moov"}),
     "mkv": (".mkv", "libx264", _B, {}),
+    "mxf": (".mxf", "mpeg2video", _B, {}),
+    "nut": (".nut", "libx264", _B, {}),
 }
 _PIXELS = {"gif": "rgb8", "mjpeg": "yuvj420p"}
 

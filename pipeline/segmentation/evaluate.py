@@ -18,7 +18,7 @@ from volumetric.check import read_case
 from volumetric.errors import GeometryError, OutputError
 from volumetric.io import read_volume
 from volumetric.metrics.segmentation import CaseScores, score_masks
-from volumetric.metrics.statistics import bootstrap_mean
+from volumetric.metrics.statistics import bootstrap_mean, known_width
 
 
 def evaluate(run: SegmentRun) -> None:
@@ -111,12 +111,14 @@ def _cohort(
     return {
         metric: {
             name: asdict(
-                bootstrap_mean(
-                    [scored[case.id].scores[metric][name] for case in cases],
-                    subjects=subjects,
-                    n_resamples=section.resamples,
-                    seed=run.config.seed,
-                    confidence=section.confidence,
+                known_width(
+                    bootstrap_mean(
+                        [scored[case.id].scores[metric][name] for case in cases],
+                        subjects=subjects,
+                        n_resamples=section.resamples,
+                        seed=run.config.seed,
+                        confidence=section.confidence,
+                    )
                 )
             )
             for name in by_class

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from volumetric.errors import ConfigError, LabelError
 from volumetric.metrics.ranking import Ranking, divided, rank_auroc, rank_cases, rank_precision
 from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
-from volumetric.metrics.statistics import Interval, check_lengths
+from volumetric.metrics.statistics import Interval, check_lengths, known_width
 
 _Array = NDArray[np.float64]
 _Labels = NDArray[np.integer[Any]]
@@ -152,6 +152,7 @@ def score_statistic(
     scores: dict[str, dict[str, Interval]] = {}
     for (metric, name), interval in zip(statistic.keys, intervals, strict=True):
         n = statistic.counts.get((metric, name), n_cases)
+        interval = known_width(interval)
         reason = interval.reason
         if interval.mean is None:
             reason = undefined_reason(metric, name, n)

@@ -22,7 +22,7 @@ from volumetric.metrics.classification import ALL, known_mean
 from volumetric.metrics.ranking import divided
 from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
 from volumetric.metrics.segments import Segment, temporal_iou
-from volumetric.metrics.statistics import Interval
+from volumetric.metrics.statistics import Interval, known_width
 
 _Array = NDArray[np.float64]
 
@@ -111,7 +111,8 @@ def score_localisation(
         errors_s = divided(weights @ errors[0], weights @ errors[1])
         return np.concatenate([*precisions, errors_s], axis=1)
 
-    intervals = bootstrap_statistic(measure, len(truth), subjects=owners, resampling=resampling)
+    drawn = bootstrap_statistic(measure, len(truth), subjects=owners, resampling=resampling)
+    intervals = [known_width(interval) for interval in drawn]
     names = (*classes, ALL)
     n_true = [*counts.sum(axis=0), counts.sum()]
     rows = [iter(intervals)] * len(names)  # as many intervals a metric as there are names

@@ -27,8 +27,6 @@ Values = NDArray[np.float64]
 
 _UNDEFINED = "not defined for these cases"
 _RESTS_ON_ONE = "not defined without one of the subjects: nothing says how others vary"
-_ALL_ALIKE = "the same in every resample: nothing says how others vary"
-_ROUNDING = 1e-12  # of a number that is the same in every resample
 _NEVER = "not defined in any resample"
 
 
@@ -69,8 +67,7 @@ def bootstrap_statistic(
 
     Resamples where a number is not defined are left out for that number, as when a rare class was
     not drawn: the interval is then of those where it was. A number that is not defined without
-    one certain subject has no interval, nor has one that is the same in every resample, as when
-    all cases are answered rightly. An end is moved to the number itself where BCa would
+    one certain subject has no interval. An end is moved to the number itself where BCa would
     leave it out, as it can where a statistic is biased.
 
     Raises:
@@ -110,8 +107,6 @@ def _interval(
     known = resampled[~np.isnan(resampled)]
     if not known.size:
         return Interval(estimate, None, None, n_cases, _NEVER)
-    if np.ptp(known) < _ROUNDING:
-        return Interval(estimate, None, None, n_cases, _ALL_ALIKE)
     low, high = bca_quantiles(known - estimate, left_out - estimate, confidence)
     return Interval(estimate, estimate + min(low, 0.0), estimate + max(high, 0.0), n_cases)
 

@@ -13,7 +13,7 @@ at every size (50 subjects: 93-94 % against 93 %; 20: 92-95 % against 89-93 %; 1
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -27,6 +27,8 @@ _CHUNK = 2**20  # numbers drawn at a time: 8 MB, however many cases and resample
 _NORMAL = NormalDist()
 _NO_CASE = "no case has a value"
 ONE_SUBJECT = "one subject only: nothing says how others vary"
+_ALL_ALIKE = "the same in every resample: nothing says how others vary"
+_ROUNDING = 1e-12  # of a number that is the same in every resample
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Interval:
 
     Attributes:
         mean: None when no case has a value.
-        ci_low: lower end; None with fewer than two subjects.
-        ci_high: upper end; None with fewer than two subjects.
+        ci_low: lower end; None with fewer than two subjects, or if nothing says how others vary.
+        ci_high: upper end; likewise.
         n: number of cases that have a value.
         reason: why a number is None; None when none is.
     """
@@ -102,6 +104,18 @@ def bootstrap_mean(
     low, high = bca_quantiles(resampled, left_out, confidence)
     # The mean lies inside but for rounding, which shows when all values are equal.
     return Interval(mean, mean + min(low, 0.0), mean + max(high, 0.0), known.size)
+
+
+def known_width(interval: Interval) -> Interval:
+    """The same, without its ends where they meet: all cases alike do not tell how others vary.
+
+    For scores, as of cases that are all answered rightly: "1.000 to 1.000" would claim to be sure.
+    """
+    if interval.ci_low is None or interval.ci_high is None:
+        return interval
+    if interval.ci_high - interval.ci_low > _ROUNDING:
+        return interval
+    return replace(interval, ci_low=None, ci_high=None, reason=_ALL_ALIKE)
 
 
 def paired_difference(

@@ -24,6 +24,8 @@ from volumetric.io.video.source import (
 )
 
 _EVEN = frozenset(["avi", "mpeg", "mpegts"])
+_COUNTED = frozenset(["avi", "mxf"])  # their times are counted, not written
+_UNCOUNTED = frozenset(["flv", "nut", "asf"])  # say of no file how many frames it has
 _B_FRAME = 3  # AV_PICTURE_TYPE_B
 
 
@@ -151,14 +153,17 @@ def _first_unsure_at_end(
         return None
     if any(tally.damaged[first - 1 :]):
         return first
+    kind, n_frames = container.format.name, len(tally.ticks)
+    claimed_s = _claimed_s(container, stream) or 0.0
     claims_more = (
-        stream.frames > len(tally.ticks)
+        kind in _UNCOUNTED
+        or stream.frames > n_frames
         or len(stream.index_entries) > damage.n_packets
-        or container.format.name == "flv"  # counts nothing, and its last frame may be there
+        or (kind in _COUNTED and claimed_s * (stream.average_rate or 0) > n_frames + 0.5)
     )
     if not claims_more:
         return None
-    if container.format.name == "avi" or not _is_rising(tally.ticks):  # AVI's times are counted
+    if kind in _COUNTED or not _is_rising(tally.ticks):
         return first
     return next((number for number in _gaps(tally.ticks) if number >= first), None)
 
