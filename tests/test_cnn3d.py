@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -277,6 +278,43 @@ def test_broken_files_are_refused(tmp_path: Path, write, suffix: str) -> None:
     with pytest.raises(UnreadableFileError) as caught:
         load_backbone(_Tiny(5), path, name="tiny")
     assert caught.value.code == "unreadable-weights"
+
+
+_STRANGE = {
+    "expanded": lambda: torch.zeros(1).expand(10**15),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "sparse rows": lambda: torch.eye(3).to_sparse_csr(),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+    "nowhere": lambda: torch.ones(3, device="meta"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("make", _STRANGE.values(), ids=_STRANGE)
+def test_tensors_that_are_no_plain_numbers_are_refused(make, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"conv.weight": make()}, path)
+    with pytest.raises(UnreadableFileError, match="unreadable-weights"):
+        load_backbone(_Tiny(5), path, name="tiny")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_damaged_weights_are_refused_or_read(suffix: str, tmp_path: Path) -> None:
+    """Whatever torch's reader raises at a changed byte, what comes out is a typed error."""
+    state = {"stem.0.weight": torch.ones(4, 3), "fc.bias": torch.zeros(2)}
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pt":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        for at in rng.integers(0, len(damaged), 3):
+            damaged[at] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        with pytest.raises((UnreadableFileError, UnsupportedError)):
+            load_backbone(_Tiny(5), path, name="tiny")
 
 
 def test_no_such_weights() -> None:

@@ -81,6 +81,7 @@ def test_stages_hold_every_parameter_once_and_run_in_their_order(name: str) -> N
 def test_stages_are_blocks_under_a_head(name: str) -> None:
     stages = split_stages(_on_paper(name))
     assert stages[-1][0] in ("fc", "classifier", "head", "heads")
+    assert len(stages) >= 6  # or decay and gradual unfreezing would act on all at once
     if name in N_STAGES:
         assert len(stages) == N_STAGES[name]
     for _, parameters in stages:

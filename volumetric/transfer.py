@@ -19,8 +19,8 @@ def split_stages(network: nn.Module) -> list[Stage]:
     """The stages of a network from its input to its head: name and parameters, each in one.
 
     The head is the last child that has parameters: what `load_backbone` leaves new. Stages are
-    the children before it, or those of the one child there is, such as the 2D network of a
-    `SliceNetwork`; plain sequences are taken apart into their blocks. A normalisation, or whatever
+    the children before it; where there is one alone, such as the 2D network of a `SliceNetwork`,
+    its children; plain sequences are taken apart into their blocks. A normalisation, or whatever
     else has vectors alone, belongs to the stage before it, and parameters outside any child to the
     first. A classifier registers its children in the order in which they run: that needs no
     input of the right size, as watching it run would, and the tests watch each of ours run.
@@ -111,8 +111,8 @@ def hold_back(
 def _split(network: nn.Module) -> tuple[list[tuple[str, nn.Module]], tuple[str, nn.Module]]:
     """What lies below the head, and the head, each with its name."""
     *below, head = _children("", network) or [("", network)]
-    if len(below) == 1:
-        below = _children(*below[0]) or below
+    while len(below) == 1 and (within := _children(*below[0])):
+        below = within
     return below, head
 
 

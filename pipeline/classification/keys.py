@@ -15,7 +15,7 @@ _SHOWING = (
     *("inference/clips", "inference/scans"),
 )
 _LEARNING = (
-    *("augment", "clip_dataset", "features", "labelled"),
+    *("augment", "cases", "clip_dataset", "features", "labelled"),
     *("learning", "losses", "transfer"),
 )
 _PLANNED = {
@@ -38,7 +38,10 @@ def training_key(run: LabelRun, fold: int) -> str:
     # With patience, the held-out cases decide when to stop.
     seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
     return hash_values(
-        [(case.id, case.label, case.fold == fold, prepared_key(run, case)) for case in seen],
+        [
+            (case.id, case.subject, case.label, case.fold == fold, prepared_key(run, case))
+            for case in seen
+        ],
         [
             run.config.model.model_dump(mode="json"),
             weights_key(run.config.model.weights_file),
