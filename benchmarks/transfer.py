@@ -23,10 +23,10 @@ from pathlib import Path
 from pipeline.series import compare_series
 
 PRESET = "adrenal_slices"
-_UNTRANSFERRED = {"train.layer_decay": "1.0", "train.norm": "train"}
+_EVENLY = {"train.layer_decay": "1.0"}  # one learning rate for all that learns
 WAYS: dict[str, dict[str, str]] = {
-    "scratch": {"model.weights": "none", **_UNTRANSFERRED},
-    "frozen": {"model.trunk": "frozen", **_UNTRANSFERRED},
+    "scratch": {"model.weights": "none", **_EVENLY},
+    "frozen": {"model.trunk": "frozen", **_EVENLY},
     "fine-tuned": {},
 }
 SHARES = (1.0, 0.2, 0.05)  # all of them first: what is kept of cases serves the others

@@ -36,7 +36,8 @@ def compare_series(
     out = out or runs[0].resolve().parent / f"{runs[0].resolve().name}_series"
     pairs = [pair_runs(runs[0], other) for other in runs[1:]]
     groups = group_repeats([pairs[0].first, *(pair.second for pair in pairs)])
-    if pairs[0].task == "classify" and len(groups) < len(runs):
+    differs = len({group.share for group in groups}) > 1
+    if pairs[0].task == "classify" and (differs or len(groups) < len(runs)):
         confidence = float(pairs[0].first.results.get("confidence") or 0.95)
         how = Resampling(n_resamples, confidence=confidence)
         series = describe_repeats(pairs, groups, metrics=_METRICS, resampling=how)
@@ -59,6 +60,8 @@ def _describe_runs(runs: Sequence[Path], out: Path, n_resamples: int) -> dict[st
         "confidence": some["confidence"],
         "n_cases": some["n_cases"],
         "n_subjects": some["n_subjects"],
+        "warnings": list(dict.fromkeys(w for one in found.values() for w in one["warnings"])),
+        "notes": some["notes"],
         "runs": [
             {
                 "name": (some["a"] if run is first else found[run]["b"])["name"],

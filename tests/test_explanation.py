@@ -367,3 +367,9 @@ def test_map_goes_back_to_the_scan(tilt: float) -> None:
     assert placed.data[0, 0, 0, 0] == 0
     with pytest.raises(GeometryError, match="new data has"):
         place_map(_explanation(values[1:]), seen, grid=scan)
+
+
+def test_three_planes_are_refused_by_name() -> None:
+    network = slice_network("resnet18", n_classes=2, n_channels=1, planes=3).eval()
+    with pytest.raises(UnsupportedError, match="three-planes"):
+        explain(network, torch.zeros(1, 33, 34, 35))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from pipeline.check import check
 from pipeline.classification.augmentation import choose_scan_augmentation
 from pipeline.classification.classify import classify
 from pipeline.classification.explain import explanation_path, read_explained
+from pipeline.classification.keys import training_key
+from pipeline.classification.scans import make_spec
+from pipeline.classification.train import split_cases
 from pipeline.compare import compare
 from pipeline.config import parse_config
 from pipeline.files import read_json, write_json
@@ -339,6 +343,43 @@ def test_networks_of_the_shelf_go_all_the_way(
     run = create_run(quick_config(scans, model=model, train=train), tmp_path / "run")
     go(run)
     assert read_json(run.folder / "results.json")["n_cases"] == 8
+
+
+@pytest.mark.parametrize(
+    ("kind", "weights", "scheme", "mean"),
+    [
+        ("resnet18", "none", "range", 0.0),
+        ("resnet18", "imagenet", "range", 0.449),
+        ("r3d_18", "kinetics", "range", 0.401),
+        ("resnet18", "imagenet", "zscore", 0.0),
+        ("resnet3d_10", "medical.pth", "zscore", 0.0),
+        ("resnet3d_10", "medical.pth", "range", None),
+    ],
+)
+def test_input_is_normalised_as_the_weights_learned(
+    kind: str, weights: str, scheme: str, mean: float | None, scans: Path, tmp_path: Path
+) -> None:
+    sections = {"model": {"kind": kind, "weights": weights}, "prepare": {"intensity": scheme}}
+    run = create_run(quick_config(scans, **sections), tmp_path / "run")
+    find_stages(run).prepare(run)
+    if mean is None:
+        with pytest.raises(ConfigError, match="other-intensities"):
+            make_spec(run)
+    else:
+        assert make_spec(run).mean == pytest.approx(mean, abs=1e-3)
+
+
+def test_a_share_of_the_cases_is_learned_from(scans: Path, tmp_path: Path) -> None:
+    run = create_run(quick_config(scans, train={"share": 0.5}), tmp_path / "run")
+    find_stages(run).prepare(run)
+    whole = replace(run, config=quick_config(scans))
+    learned, held_out = split_cases(run, 0)
+    everything, same = split_cases(whole, 0)
+    assert len(everything) == 2 * len(learned) == 8
+    assert {case.label for case in learned} == {"small", "large"}
+    assert set(learned) < set(everything)
+    assert held_out == same
+    assert training_key(run, 0) != training_key(whole, 0)
 
 
 def test_a_frozen_trunk_sees_slices_once(scans: Path, tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def test_runs_that_differ_in_their_seed_are_taken_together(tmp_path):
     assert own["mean"] == pytest.approx(by_hand.mean)
     assert own["ci_low"] == pytest.approx(by_hand.ci_low)
     assert np.mean(row["metrics"]["auroc"]["each"]) == pytest.approx(own["mean"])
-    first = areas([f"none_0.1_{seed}" for seed in range(3)])
+    assert row["reference"] == "none_1.0"  # the first curve's at the same share
+    first = areas([f"none_1.0_{seed}" for seed in range(3)])
     apart = bootstrap_statistic(
         lambda weights: best(weights) - first(weights), 2 * N, resampling=Resampling(60)
     )[0]
@@ -114,3 +115,27 @@ def test_seeds_of_one_setting_make_one_row_without_a_curve(tmp_path):
     assert [run["name"] for run in found["runs"]] == ["s"]
     assert found["runs"][0]["metrics"]["auroc"]["difference"] is None
     assert "By share" not in page.read_text()
+
+
+def test_one_run_a_share_makes_a_curve_and_warnings_are_kept(tmp_path):
+    runs = [
+        write_run(
+            tmp_path / name / str(share),
+            classified(skill * share, seed=k),
+            config=f"train: {{share: {share}}}\nmodel: {{weights: {name}}}\n",
+            provenance={"commit": f"c{k}", "manifest": {"name": "blobs", "sha256": str(k)}},
+        )
+        for k, (name, skill) in enumerate([("none", 1.0), ("photos", 2.0)])
+        for share in (0.5, 1.0)
+    ]
+    for run in runs:  # what they are called when a name is left as the preset has it
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace(f"name: {run.name}", "name: preset"))
+    page, found = compare_series(runs, out=tmp_path / "out", n_resamples=50)
+    assert len({run["name"] for run in found["runs"]}) == 4
+    assert len({run["curve"] for run in found["runs"]}) == 2
+    assert [run["reference"] is None for run in found["runs"]] == [True, True, False, False]
+    text = page.read_text()
+    assert text.count('class="share class-1"') == len(found["runs"][0]["metrics"])
+    assert "The manifest was another" in text
+    assert "several commits" in text

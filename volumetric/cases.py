@@ -201,7 +201,7 @@ def label_folds(
 def draw_share(cases: Sequence[Case], share: float, *, seed: int) -> list[Case]:
     """A share of the cases in their order, from 0 to 1: whole subjects, each label by itself.
 
-    Of each label there is at least one subject, that of a subject being its first case's. For
+    Of each label there is at least one subject, a subject's label being its first case's. For
     equal seeds, what a smaller share holds a larger one holds, too.
     """
     labels = {case.subject: case.label for case in reversed(cases)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -19,12 +19,14 @@ from pipeline.keys import read_plan
 from pipeline.run import ClassifyScansRun, describe_origin
 from volumetric.augment import augment_images
 from volumetric.clip_augment import mix_clips, sample_mix
+from volumetric.errors import ConfigError
 from volumetric.inference.clips import ClipScores
 from volumetric.inference.scans import classify_scan, show_scans
 from volumetric.io.prepared import Prepared
 from volumetric.labelled import LabelledCase, draw_whole
 from volumetric.model import Model, load_scan_classifier
-from volumetric.models.backbones import input_statistics
+from volumetric.models.backbones import Statistics, input_statistics
+from volumetric.network_names import MedicalNetwork
 from volumetric.spec import ScanClassifierSpec
 from volumetric.volume import Volume
 
@@ -35,13 +37,12 @@ def make_spec(run: ClassifyScansRun) -> ScanClassifierSpec:
     """What the configuration and the plan say of the network.
 
     Raises:
-        ConfigError: mirror images are asked for that the manifest does not allow.
+        ConfigError: mirror images are asked for that the manifest does not allow, or weights that
+            learned from other intensities.
     """
     plan, model = read_plan(run), run.config.model
     fingerprint = read_json(run.folder / "fingerprint.json")
-    # Values from 0 to 1 are brought to where photographs had them; the others are centred already.
-    photograph = model.weights != "none" and plan["intensity"]["kind"] == "range"
-    (mean,), (std,) = input_statistics("imagenet", 1) if photograph else ((0.0,), (1.0,))
+    (mean,), (std,) = _statistics(model.kind, model.weights, plan["intensity"]["kind"])
     return ScanClassifierSpec(
         **model.model_dump(exclude={"weights", "trunk", "checkpoint"}),
         members=run.config.train.members,
@@ -57,6 +58,23 @@ def make_spec(run: ClassifyScansRun) -> ScanClassifierSpec:
         fingerprint=fingerprint,
         about=describe_origin(run),
     )
+
+
+def _statistics(kind: str, weights: str, scheme: str) -> Statistics:
+    """Mean and spread that input is normalised by, beyond the scheme of intensities.
+
+    Values from 0 to 1 are brought to where photographs or videos had them, for weights learned from
+    those; other schemes centre values themselves, as MedicalNet's weights are used to.
+    """
+    if weights == "none" or scheme != "range":
+        return (0.0,), (1.0,)
+    if kind in get_args(MedicalNetwork):
+        raise ConfigError(
+            "other-intensities",
+            f"weights of {kind} learned from values centred at 0, and intensity range is 0 to 1",
+            "Set prepare.intensity to zscore",
+        )
+    return input_statistics("kinetics" if weights == "kinetics" else "imagenet", 1)
 
 
 def drawing(

@@ -20,7 +20,7 @@ from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import LabelRun
 from volumetric.cases import Case, draw_share
-from volumetric.errors import ManifestError, OutputError
+from volumetric.errors import ConfigError, ManifestError, OutputError
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.labelled import LabelledCase, draw_chances, open_labelled
 from volumetric.learning import Lesson, Training, fit
@@ -40,6 +40,7 @@ def train(run: LabelRun, fold: int) -> None:
 
     Raises:
         ManifestError: no labelled case is left to learn from.
+        ConfigError: a share is asked for of cases with several labels.
         TrainingError: the loss is not finite any more.
         DeviceError: the device is not there.
         OutputError: a case has not been prepared for the present plan.
@@ -55,7 +56,7 @@ def train(run: LabelRun, fold: int) -> None:
         torch.manual_seed(settings.seed)
         network = _start(run, spec).to(device)
         key = training_key(run, fold)
-        cases = _split(run, fold)
+        cases = split_cases(run, fold)
         lesson = _lesson(run, network, spec, cases=cases)
         frozen_trunk = run.config.model.trunk == "frozen"
         learners = cast(SliceNetwork, network).heads if frozen_trunk else [network]
@@ -73,7 +74,13 @@ def _start(run: LabelRun, spec: LabelSpec) -> nn.Module:
     return build_network(spec, weights=model.weights, checkpoint=checkpoint)
 
 
-def _split(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
+def split_cases(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
+    """The cases to learn from, or the share of them that is asked for, and those held out.
+
+    Raises:
+        ManifestError: none is left to learn from.
+        ConfigError: a share is asked for of cases with several labels.
+    """
     cases = run.labelled_cases()
     learned = [case for case in cases if case.fold != fold]
     if not learned:
@@ -82,6 +89,12 @@ def _split(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
             f"no usable case with a label lies outside fold {fold}",
             "Add cases, or see quarantine.json for those set apart",
             path=run.manifest,
+        )
+    if run.config.train.share < 1 and run.data_set.multi_label:
+        raise ConfigError(
+            "share-of-many-labels",
+            "train.share draws by class, and cases of this data set have several",
+            "Use share 1, or take cases out of the manifest",
         )
     learned = draw_share(learned, run.config.train.share, seed=run.config.seed)
     return learned, [case for case in cases if case.fold == fold]

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.comparison.pairing import Pair, Side
 from pipeline.comparison.scores import probabilities, targets
 from pipeline.comparison.settings import configuration, differing_settings
+from pipeline.results import note_few_subjects
 from volumetric.metrics.classification import (
     ALL,
     Statistic,
@@ -24,6 +25,7 @@ from volumetric.metrics.comparison import Compared, compare_statistics
 from volumetric.metrics.resampling import Resampling
 
 _SHARE = "train.share"
+_NAMED = 3  # runs, in a warning
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +62,29 @@ def group_repeats(sides: Sequence[Side]) -> list[Repeats]:
         groups.setdefault(group, []).append(number)
         keys.append(key)
         shares.append(share)
+    own = list(groups.values())
+    lines = [curves[keys[members[0]]] for members in own]
+    names, titles = _common_names(sides, own), _common_names(sides, list(curves.values()))
+    title_of = {tuple(line): title for line, title in zip(curves.values(), titles, strict=True)}
     return [
-        Repeats(
-            _common_name(sides, members),
-            _common_name(sides, curves[keys[members[0]]]),
-            shares[members[0]],
-            tuple(members),
-        )
-        for members in groups.values()
+        Repeats(name, title_of[tuple(line)], shares[members[0]], tuple(members))
+        for name, line, members in zip(names, lines, own, strict=True)
     ]
 
 
-def _common_name(sides: Sequence[Side], members: Sequence[int]) -> str:
-    names = [sides[number].name for number in members]
+def _common_names(sides: Sequence[Side], groups: Sequence[Sequence[int]]) -> list[str]:
+    """What the names in each group begin with; where groups are alike then, those of folders."""
+    for one in ("name", "folder"):
+        known = [side.name if one == "name" else side.folder.resolve().name for side in sides]
+        found = [_common_name([known[number] for number in group]) for group in groups]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{name} ({number})" for number, name in enumerate(found, 1)]
+
+
+def _common_name(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
     same = takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
     return "".join(letters[0] for letters in same).rstrip("-_. ") or names[0]
 
@@ -86,19 +98,20 @@ def describe_repeats(
 ) -> dict[str, Any]:
     """What series.json holds: of each group its means, and how they differ from the first's.
 
-    Run 0 is the pairs' first, run n the second of pair n - 1. Cases are those that all runs scored;
-    a resample draws them once for all.
+    Where shares differ: from the first curve's at the same share, if there is one. Run 0 is the
+    pairs' first, run n the second of pair n - 1. Cases are those that all runs scored; a resample
+    draws them once for all.
     """
     pairs = _common_cases(pairs)
     subjects = pairs[0].subjects
     how: dict[str, Any] = {"subjects": subjects, "resampling": resampling}
     each = [[_statistic(pairs, number) for number in group.members] for group in groups]
-    first = mean_statistic(each[0])
+    means = [mean_statistic(statistics) for statistics in each]
     rows = []
-    for group, statistics in zip(groups, each, strict=True):
-        mean, leader = mean_statistic(statistics), group.members[0]
+    for group, mean, statistics in zip(groups, means, each, strict=True):
+        leader, reference = group.members[0], _reference(groups, group)
         own = score_statistic(mean, len(subjects), **how)
-        differences = compare_statistics(first, mean, len(subjects), **how)
+        differences = compare_statistics(means[reference], mean, len(subjects), **how)
         settings = differing_settings(pairs[leader - 1]) if leader else []
         rows.append(
             {
@@ -107,12 +120,15 @@ def describe_repeats(
                 "curve": group.curve,
                 "share": group.share,
                 "n_repeats": len(group.members),
+                "reference": None if groups[reference] is group else groups[reference].name,
                 "settings": [asdict(one) for one in settings if one.field != "seed"],
                 "metrics": {
                     metric: {
                         "own": asdict(own[metric][ALL]),
                         "each": _values(statistics, (metric, ALL), len(subjects)),
-                        "difference": _difference(differences[metric][ALL]) if leader else None,
+                        "difference": None
+                        if groups[reference] is group
+                        else _difference(differences[metric][ALL]),
                     }
                     for metric in metrics
                     if ALL in own.get(metric, {})
@@ -123,8 +139,38 @@ def describe_repeats(
         "confidence": resampling.confidence,
         "n_cases": len(subjects),
         "n_subjects": len(set(subjects)),
+        "warnings": _warn(pairs),
+        "notes": note_few_subjects(subjects),
         "runs": rows,
     }
+
+
+def _reference(groups: Sequence[Repeats], group: Repeats) -> int:
+    """Number of the group that another is held against."""
+    alike = [
+        number
+        for number, other in enumerate(groups)
+        if other.curve == groups[0].curve and other.share == group.share
+    ]
+    return alike[0] if alike else 0
+
+
+def _warn(pairs: Sequence[Pair]) -> list[str]:
+    """What is said of any two of the runs, once, and whether their code differs."""
+    said: dict[str, list[str]] = {}
+    for pair in pairs:
+        for warning in pair.warnings:
+            said.setdefault(warning, []).append(pair.second.name)
+    first = pairs[0].first
+    found = [
+        f"{text} A is {first.name}; B: {', '.join(names[:_NAMED])}"
+        + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        for text, names in said.items()
+    ]
+    sides = [first, *(pair.second for pair in pairs)]
+    if len({side.record.provenance.get("commit") for side in sides}) > 1:
+        found.append("The runs were made by several commits of the code.")
+    return found
 
 
 def _difference(compared: Compared) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from volumetric.errors import GeometryError
+from volumetric.errors import GeometryError, UnsupportedError
 from volumetric.explanation.layers import Centres
 from volumetric.explanation.passing import evaluating
 from volumetric.explanation.runs import Answer, ask, weigh
@@ -78,13 +78,20 @@ def explain(
         ConfigError: no such class, or a layer that is not the network's.
         GeometryError: the image is not (C, D, H, W).
         IntensityError: the network's answer is not finite.
-        UnsupportedError: the answer is no logits (1, n_classes), or no layer has voxels.
+        UnsupportedError: the answer is no logits (1, n_classes), no layer has voxels, or the
+            network sees three planes.
     """
     if image.ndim != 4:
         raise GeometryError(
             "bad-shape",
             f"an image has four axes (C, D, H, W), not {tuple(image.shape)}",
             "Give one image at a time",
+        )
+    if isinstance(network, SliceNetwork) and network.planes == 3:
+        raise UnsupportedError(
+            "three-planes",
+            "what a network found in three planes is not brought together",
+            "Use planes 1 where maps are needed",
         )
     with evaluating(network), torch.inference_mode(False), torch.no_grad():
         batch = image.detach().clone()[None]
