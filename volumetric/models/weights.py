@@ -71,6 +71,10 @@ def load_backbone(
     }
     with_head = bool(fits) and fits == own.keys() - trunk
     chosen = given | fits if with_head else given
+    # Of these alone: others may be expanded from a few bytes to any size.
+    broken = sorted(key for key in chosen if not torch.isfinite(state[key]).all())
+    if broken:
+        raise _unreadable(path, f"holds values that are not finite: {_some(broken)}")
     module.load_state_dict({key: state[key] for key in chosen}, strict=False)
     return with_head
 
@@ -166,18 +170,12 @@ def _read_state(path: Path) -> dict[str, torch.Tensor]:
         raise _unreadable(path, "holds other things than named tensors")
     odd = [key for key, value in state.items() if not _is_plain(value)]
     if odd:
-        raise _unreadable(path, f"holds tensors that are not plain numbers in a row: {_some(odd)}")
-    broken = [key for key, value in state.items() if not torch.isfinite(value).all()]
-    if broken:
-        raise _unreadable(path, f"holds values that are not finite: {_some(broken)}")
+        raise _unreadable(path, f"holds tensors that are not plain numbers: {_some(odd)}")
     return dict(state)
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Dense, on the CPU, and as large as it says: a few bytes can be expanded to any size."""
-    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
-        return False
-    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    return tensor.layout is torch.strided and tensor.is_cpu and not tensor.is_quantized
 
 
 def _unwrap(loaded: Any) -> Any:
