@@ -139,3 +139,16 @@ def test_one_run_a_share_makes_a_curve_and_warnings_are_kept(tmp_path):
     assert text.count('class="share class-1"') == len(found["runs"][0]["metrics"])
     assert "The manifest was another" in text
     assert "several commits" in text
+
+
+def test_runs_that_share_no_case_between_all_of_them_are_refused(tmp_path):
+    runs = [
+        write_run(tmp_path / f"s{n}", classified(1.0, seed=n), config=f"seed: {n}\n")
+        for n in range(3)
+    ]
+    for run, kept in zip(runs, (slice(None), slice(0, 9), slice(9, None)), strict=True):
+        results = json.loads((run / "results.json").read_text())
+        results["cases"] = results["cases"][kept]
+        (run / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ConfigError, match="no-common-case"):
+        compare_series(runs, n_resamples=50)

@@ -14,6 +14,7 @@ from pipeline.comparison.pairing import Pair, Side
 from pipeline.comparison.scores import probabilities, targets
 from pipeline.comparison.settings import configuration, differing_settings
 from pipeline.results import note_few_subjects
+from volumetric.errors import ConfigError
 from volumetric.metrics.classification import (
     ALL,
     Statistic,
@@ -101,6 +102,9 @@ def describe_repeats(
     Where shares differ: from the first curve's at the same share, if there is one. Run 0 is the
     pairs' first, run n the second of pair n - 1. Cases are those that all runs scored; a resample
     draws them once for all.
+
+    Raises:
+        ConfigError: no case is in all of the runs.
     """
     pairs = _common_cases(pairs)
     subjects = pairs[0].subjects
@@ -181,6 +185,13 @@ def _difference(compared: Compared) -> dict[str, Any]:
 def _common_cases(pairs: Sequence[Pair]) -> list[Pair]:
     known = set.intersection(*(set(pair.ids) for pair in pairs))
     ids = tuple(name for name in pairs[0].ids if name in known)
+    if not ids:
+        raise ConfigError(
+            "no-common-case",
+            "shares cases with each of the others, but none is in all of the runs",
+            "Compare runs on the same data set and folds",
+            path=pairs[0].first.folder,
+        )
     return [replace(pair, ids=ids) for pair in pairs]
 
 
