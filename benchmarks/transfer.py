@@ -5,9 +5,11 @@
 
 The network of `adrenal_slices` labels AdrenalMNIST3D from scratch, with its photographs' weights
 frozen below a new head, and with all of it fine-tuned; each from 5, 20 and 100 % of the training
-cases and from several seeds, which also draw the cases. What differs is named in `WAYS` and
-nothing else. Goes on where it was stopped; ends with one page, scores by share of the labels.
-Nothing is chosen on the cases that are scored.
+cases and from several seeds, which also draw the cases. Steps, batches and schedules are the same.
+What differs besides `WAYS` follows from it: weights from photographs are shown values where
+photographs had them, and what a frozen trunk saw can only be mirrored and mixed, not turned. Goes
+on where it was stopped, leaving runs that have results as they are; ends with one page, scores by
+share of the labels. Nothing is chosen on the cases that are scored.
 """
 
 from __future__ import annotations
