@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from volumetric.network_names import NamedWeights
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -17,11 +15,6 @@ class Section(BaseModel):
     """A group of fields: frozen, nothing else allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-def weights_path(weights: str) -> Path | None:
-    """The file that a field `weights` names, if it is one."""
-    return None if weights in get_args(NamedWeights) else Path(weights)
 
 
 class DataSection(Section):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compare import compare
-from pipeline.comparison.pairing import pair_runs
+from pipeline.comparison.pairing import Pair, pair_runs
 from pipeline.comparison.repeats import describe_repeats, group_repeats
 from pipeline.files import read_json, write_json
 from pipeline.report.series import write_series_page
@@ -18,6 +18,7 @@ from volumetric.metrics.resampling import Resampling
 
 _METRICS = ("top1", "balanced_accuracy", "auroc", "average_precision", "dice", "nsd")
 _MEANS = ("all", "mean")
+_NAMED = 3  # runs, in a warning
 
 
 def compare_series(
@@ -43,6 +44,7 @@ def compare_series(
         series = describe_repeats(pairs, groups, metrics=_METRICS, resampling=how)
     else:
         series = _describe_runs(runs, out, n_resamples)
+    series["warnings"] = _warn(pairs)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "series.json", series)
     return write_series_page(out, series), series
@@ -60,7 +62,6 @@ def _describe_runs(runs: Sequence[Path], out: Path, n_resamples: int) -> dict[st
         "confidence": some["confidence"],
         "n_cases": some["n_cases"],
         "n_subjects": some["n_subjects"],
-        "warnings": list(dict.fromkeys(w for one in found.values() for w in one["warnings"])),
         "notes": some["notes"],
         "runs": [
             {
@@ -78,6 +79,24 @@ def _describe_runs(runs: Sequence[Path], out: Path, n_resamples: int) -> dict[st
             for run in runs
         ],
     }
+
+
+def _warn(pairs: Sequence[Pair]) -> list[str]:
+    """What is said of any two of the runs, once, and whether their code differs."""
+    said: dict[str, list[str]] = {}
+    for pair in pairs:
+        for warning in pair.warnings:
+            said.setdefault(warning, []).append(pair.second.name)
+    first = pairs[0].first
+    found = [
+        f"{text} A is {first.name}; B: {', '.join(names[:_NAMED])}"
+        + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        for text, names in said.items()
+    ]
+    sides = [first, *(pair.second for pair in pairs)]
+    if len({side.record.provenance.get("commit") for side in sides}) > 1:
+        found.append("The runs were made by several commits of the code.")
+    return found
 
 
 def _mean_of(metrics: Mapping[str, Any], metric: str) -> str | None:

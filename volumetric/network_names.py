@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
 SliceBackbone = Literal[
     "alexnet",
@@ -64,3 +65,8 @@ SliceEncoder = Literal[
 
 NamedWeights = Literal["none", "imagenet", "kinetics"]
 """What a network may start from, besides a file."""
+
+
+def weights_path(weights: str) -> Path | None:
+    """The file that a choice of weights names, if it is one."""
+    return None if weights in get_args(NamedWeights) else Path(weights)

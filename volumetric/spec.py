@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -15,7 +14,7 @@ from volumetric.errors import ConfigError
 from volumetric.models import UNet, slice_network, slice_unet, small_cnn3d, volume_network
 from volumetric.models.segmenters import attention_unet, segresnet, swin_unetr, unetr
 from volumetric.models.slices import Planes
-from volumetric.network_names import Aggregate, NamedWeights, Segmenter, VolumeNetwork
+from volumetric.network_names import Aggregate, Segmenter, VolumeNetwork, weights_path
 from volumetric.plan import choose_strides
 
 Triple = tuple[int, int, int]
@@ -294,4 +293,4 @@ def _refuse_weights(kind: str, weights: str) -> None:
 
 
 def _source(weights: str) -> Any:
-    return weights if weights in get_args(NamedWeights) else Path(weights)
+    return weights_path(weights) or weights

@@ -14,9 +14,8 @@ from pipeline.sections import (
     LearningSection,
     Positive,
     Section,
-    weights_path,
 )
-from volumetric.network_names import Aggregate, SliceBackbone, VolumeNetwork
+from volumetric.network_names import Aggregate, SliceBackbone, VolumeNetwork, weights_path
 
 Side = Annotated[int, Field(ge=8)]
 

@@ -26,7 +26,6 @@ from volumetric.metrics.comparison import Compared, compare_statistics
 from volumetric.metrics.resampling import Resampling
 
 _SHARE = "train.share"
-_NAMED = 3  # runs, in a warning
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +62,11 @@ def group_repeats(sides: Sequence[Side]) -> list[Repeats]:
         groups.setdefault(group, []).append(number)
         keys.append(key)
         shares.append(share)
-    own = list(groups.values())
-    lines = [curves[keys[members[0]]] for members in own]
-    names, titles = _common_names(sides, own), _common_names(sides, list(curves.values()))
-    title_of = {tuple(line): title for line, title in zip(curves.values(), titles, strict=True)}
+    names = _common_names(sides, list(groups.values()))
+    titles = dict(zip(curves, _common_names(sides, list(curves.values())), strict=True))
     return [
-        Repeats(name, title_of[tuple(line)], shares[members[0]], tuple(members))
-        for name, line, members in zip(names, lines, own, strict=True)
+        Repeats(name, titles[keys[members[0]]], shares[members[0]], tuple(members))
+        for name, members in zip(names, groups.values(), strict=True)
     ]
 
 
@@ -143,7 +140,6 @@ def describe_repeats(
         "confidence": resampling.confidence,
         "n_cases": len(subjects),
         "n_subjects": len(set(subjects)),
-        "warnings": _warn(pairs),
         "notes": note_few_subjects(subjects),
         "runs": rows,
     }
@@ -157,24 +153,6 @@ def _reference(groups: Sequence[Repeats], group: Repeats) -> int:
         if other.curve == groups[0].curve and other.share == group.share
     ]
     return alike[0] if alike else 0
-
-
-def _warn(pairs: Sequence[Pair]) -> list[str]:
-    """What is said of any two of the runs, once, and whether their code differs."""
-    said: dict[str, list[str]] = {}
-    for pair in pairs:
-        for warning in pair.warnings:
-            said.setdefault(warning, []).append(pair.second.name)
-    first = pairs[0].first
-    found = [
-        f"{text} A is {first.name}; B: {', '.join(names[:_NAMED])}"
-        + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        for text, names in said.items()
-    ]
-    sides = [first, *(pair.second for pair in pairs)]
-    if len({side.record.provenance.get("commit") for side in sides}) > 1:
-        found.append("The runs were made by several commits of the code.")
-    return found
 
 
 def _difference(compared: Compared) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from pipeline.comparison.wording import UNCORRECTED, p_text, verdict
 from pipeline.report import scores
 from pipeline.report.axes import RIGHT, grid_x, nice, scale, svg
-from pipeline.report.shares import curve_names, draw_shares
+from pipeline.report.shares import curve_names, draw_shares, drawn_values
 from pipeline.report.template import write_page
 from pipeline.report.wording import known
 
@@ -50,12 +50,7 @@ def draw_means(runs: Sequence[Mapping[str, Any]], metric: str) -> Markup:
     """
     found = [(run["name"], run["metrics"][metric]["own"] or {}) for run in runs]
     dots = [[v for v in run["metrics"][metric].get("each", []) if v is not None] for run in runs]
-    values = [
-        value
-        for _, own in found
-        for end in ("mean", "ci_low", "ci_high")
-        if (value := known(own.get(end))) is not None
-    ] + [value for own in dots for value in own]
+    values = [value for run in runs for value in drawn_values(run, metric)]
     if not values:
         return Markup("")
     low, high, ticks = nice(min(values), max(values), count=4)

@@ -24,7 +24,7 @@ def draw_shares(runs: Sequence[Mapping[str, Any]], metric: str) -> Markup:
     """
     shares = sorted({run["share"] for run in runs})
     curves = curve_names(runs)
-    values = [value for run in runs for value in _values(run, metric)]
+    values = [value for run in runs for value in drawn_values(run, metric)]
     if len(shares) < 2 or not values:
         return Markup("")
     low, high, ticks = nice(min(values), max(values), count=5)
@@ -75,7 +75,8 @@ def _curve(
     return Markup(group).format(number % N_COLOURS, through, Markup("").join(parts))
 
 
-def _values(run: Mapping[str, Any], metric: str) -> list[float]:
+def drawn_values(run: Mapping[str, Any], metric: str) -> list[float]:
+    """What a chart has room for: the mean, the ends of its interval, and each repeat."""
     found = run["metrics"][metric]
-    ends = [known(found["own"][end]) for end in ("mean", "ci_low", "ci_high")]
-    return [value for value in [*ends, *found["each"]] if value is not None]
+    ends = [known((found["own"] or {}).get(end)) for end in ("mean", "ci_low", "ci_high")]
+    return [value for value in [*ends, *found.get("each", [])] if value is not None]

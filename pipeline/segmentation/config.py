@@ -14,9 +14,8 @@ from pipeline.sections import (
     LearningSection,
     Positive,
     Section,
-    weights_path,
 )
-from volumetric.network_names import Segmenter, SliceEncoder
+from volumetric.network_names import Segmenter, SliceEncoder, weights_path
 
 _WIDTHS = {"swin_unetr": (48, 768), "unetr": (16, 768), "slice_unet": (16, 256)}
 _MULTIPLE_OF_BASE = {"segresnet": 8, "swin_unetr": 12}
