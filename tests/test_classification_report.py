@@ -7,6 +7,7 @@ import io
 import json
 import re
 from dataclasses import asdict
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -23,6 +24,7 @@ from pipeline.report.classification import (
 from pipeline.report.confusion import commonest_share, worst_pairs
 from pipeline.report.filmstrip import draw_film, draw_lanes
 from pipeline.report.protocol import protocol_text
+from pipeline.report.scores import stated_interval
 from volumetric.cases import Case
 from volumetric.errors import OutputError, UnreadableFileError
 from volumetric.io.prepared import write_prepared
@@ -492,3 +494,12 @@ def test_baseline_and_commonest_mistakes_are_those_of_the_counts():
         (LABELS[2], LABELS[1], 2, 2),
     ]
     assert commonest_share({"counts": [[0]]}) is None
+
+
+def test_a_heading_says_its_interval_or_that_there_is_none():
+    known = {"mean": 0.9, "ci_low": 0.8, "ci_high": 1.0}
+    text = re.sub("<[^>]*>", "", stated_interval(known, "top1", "95 %"))
+    assert text == "95 % interval 0.800 to 1.000"
+    none = {"mean": 1.0, "ci_low": None, "ci_high": None, "reason": "all <alike>"}
+    text = re.sub("<[^>]*>", "", stated_interval(none, "top1", "90 %"))
+    assert unescape(text) == "no 90 % interval: all <alike>"

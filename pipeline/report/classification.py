@@ -116,15 +116,16 @@ def _context(
         for name in (str(case["id"]) for case in ordered)
     }
     confusion, metrics = results.get("confusion"), results.get("metrics") or {}
+    confidence = f"{100 * results.get('confidence', 0.95):g} %"
     return {
         "record": record,
         "multi_label": bool(results.get("multi_label")),
-        "headline": _headline(metrics),
+        "headline": _headline(metrics, confidence),
         "protocol": protocol_text(results.get("protocol") or {}),
         "baseline": _baseline(confusion, labels),
         "facts": _facts(record, ordered),
         "notes": [str(note) for note in results.get("notes") or []],
-        "confidence": f"{100 * results.get('confidence', 0.95):g} %",
+        "confidence": confidence,
         **_tables(results, labels),
         "confusion": confusion and draw_confusion(confusion, labels, links),
         "mistakes": worst_pairs(confusion, labels) if confusion else [],
@@ -173,12 +174,12 @@ def _baseline(confusion: _Result | None, labels: Sequence[str]) -> str:
     )
 
 
-def _headline(metrics: _Result) -> list[dict[str, Any]]:
+def _headline(metrics: _Result, confidence: str) -> list[dict[str, Any]]:
     return [
         {
             "label": _overall_name(metric, metrics[metric]),
             "value": scores.number(summary.get("mean"), metric, reason=summary.get("reason")),
-            "interval": scores.interval(summary, metric),
+            "interval": scores.stated_interval(summary, metric, confidence),
         }
         for metric in (_HEADLINE if "top1" in metrics else _HEADLINE_MANY)
         if (summary := metrics.get(metric, {}).get(_ALL)) is not None

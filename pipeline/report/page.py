@@ -97,7 +97,7 @@ def _context(
         "facts": _facts(record, ordered),
         "notes": [str(note) for note in results.get("notes", [])],
         "n_apart": n_apart,
-        "confidence": f"{100 * results.get('confidence', 0.95):g} %",
+        "confidence": _confidence(results),
         "summary": _summary(results, metrics, names),
         "meanings": _meanings(results, metrics),
         "strips": strip_plots(results, ordered, names, links),
@@ -130,9 +130,13 @@ def _context(
     }
 
 
+def _confidence(results: Mapping[str, Any]) -> str:
+    return f"{100 * results.get('confidence', 0.95):g} %"
+
+
 def _headline(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
     """The main metric: its mean over classes first, then each class."""
-    metrics = results.get("metrics", {})
+    metrics, confidence = results.get("metrics", {}), _confidence(results)
     if not metrics:
         return []
     metric = "dice" if "dice" in metrics else next(iter(metrics))
@@ -141,7 +145,7 @@ def _headline(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str
             "label": f"{scores.metric_name(metric)}, "
             + ("mean of classes" if name == scores.MEAN else name),
             "value": scores.number(metrics[metric][name].get("mean"), metric),
-            "interval": scores.interval(metrics[metric][name], metric),
+            "interval": scores.stated_interval(metrics[metric][name], metric, confidence),
         }
         for name in [scores.MEAN, *names]
         if name in metrics[metric]

@@ -116,6 +116,13 @@ def known_interval(summary: Mapping[str, Any], metric: str) -> Markup:
     return Markup("") if None in ends else interval(summary, metric)
 
 
+def stated_interval(summary: Mapping[str, Any], metric: str, confidence: str) -> Markup:
+    """The interval as a heading says it, "95 % interval …", or that there is none, and why."""
+    found = interval(summary, metric)
+    pattern = "{} interval {}" if known_interval(summary, metric) else "no {} interval: {}"
+    return Markup(pattern).format(confidence, found)
+
+
 def class_names(results: Mapping[str, Any], classes: Mapping[int, str]) -> list[str]:
     """Names of the classes, declared ones first, then any other that has scores; without mean."""
     names = [name for value, name in sorted(classes.items()) if value != 0]
