@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from volumetric.errors import ConfigError
-from volumetric.models import slice_network, small_cnn3d, volume_network
+from volumetric.models import plain_cnn3d, slice_network, small_cnn3d, volume_network
 from volumetric.models.backbones import BACKBONES
 from volumetric.network_names import (
     ConvertedNetwork,
@@ -46,7 +46,8 @@ _PURPOSES: Mapping[str, str] = {
     "unetr": "transformer encoder",
     "slice_unet": "thick slices",
     # 3D, for whole volumes and clips
-    "small_cnn3d": "the default: trains on two CPU cores",
+    "small_cnn3d": "clips, the default: trains on two CPU cores",
+    "plain_cnn3d": "scans, the default: trains on two CPU cores",
     "c3d": "plain 3D convolutions; heavy",
     "resnet3d_10": "scans, few cases",
     "resnet3d_18": "scans",
@@ -161,8 +162,11 @@ def _segmenter(kind: Segmenter, base: int, largest: int) -> ModelSpec:
 
 
 def _volume_networks() -> list[Listed]:
-    size = _measure(partial(small_cnn3d, 3, 2), 3, _CLIP)
-    networks = [Listed("small_cnn3d", *size, "none", _PURPOSES["small_cnn3d"])]
+    plain = partial(plain_cnn3d, 3, 2, strides=[(2, 2, 2)] * 3)
+    networks = [
+        Listed(name, *_measure(build, 3, _CLIP), "none", _PURPOSES[name])
+        for name, build in (("small_cnn3d", partial(small_cnn3d, 3, 2)), ("plain_cnn3d", plain))
+    ]
     for name in get_args(VolumeNetwork):
         build = partial(volume_network, name, n_channels=3, n_classes=2, shape=_CLIP)
         size = _measure(build, 3, _CLIP)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from volumetric.errors import (
     UnreadableFileError,
     UnsupportedError,
 )
-from volumetric.models import small_cnn3d, video_network
+from volumetric.models import plain_cnn3d, small_cnn3d, video_network
 from volumetric.models import weights as weights_module
 from volumetric.models.weights import adapt_first_layer, load_backbone
 
@@ -61,6 +63,25 @@ def test_every_parameter_of_the_small_network_learns() -> None:
     network = small_cnn3d(1, 2, width=8)
     F.cross_entropy(network(torch.randn(2, 1, 8, 40, 40)), torch.tensor([0, 1])).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 24, 30, 32), (1, 2, 5, 33, 47), (2, 3, 1, 1, 1)])
+def test_plain_network_takes_odd_sizes(shape: tuple[int, ...]) -> None:
+    network = plain_cnn3d(shape[1], 7, strides=[(1, 2, 2), (2, 2, 2)], width=8).eval()
+    assert network(torch.randn(shape)).shape == (shape[0], 7)
+
+
+def test_plain_network_counted_by_hand() -> None:
+    found = count(plain_cnn3d(1, 2, strides=[(2, 2, 2)] * 4, width=32, widest=128))
+    pairs = [(1, 32), (32, 64), (64, 128), (128, 128)]
+    assert found == sum(27 * before * after + 2 * after for before, after in pairs) + 2 * 128 + 2
+
+
+def test_plain_network_tells_volumes_apart() -> None:
+    torch.manual_seed(0)
+    network = plain_cnn3d(1, 2, strides=[(2, 2, 2)] * 3, width=8)
+    drop_nothing(network)
+    assert overfit(network, opposite_motions(n_channels=1), steps=25, rate=1e-2)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -154,8 +175,11 @@ def test_s3d_answers_as_torchvision_does_where_that_answers() -> None:
         torch.testing.assert_close(ours(clip), theirs(clip))
 
 
-def test_small_network_exports() -> None:
-    network = small_cnn3d(3, 4, width=8).eval()
+@pytest.mark.parametrize(
+    "build", [small_cnn3d, partial(plain_cnn3d, strides=[(2, 2, 2)] * 3)], ids=["small", "plain"]
+)
+def test_network_exports(build: Callable[..., nn.Module]) -> None:
+    network = build(3, 4, width=8).eval()
     clip = torch.randn(2, 3, 8, 32, 32)
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(network, (clip,), dynamic_shapes=({0: batch},))

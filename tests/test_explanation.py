@@ -15,7 +15,7 @@ from volumetric.errors import ConfigError, GeometryError, IntensityError, Unsupp
 from volumetric.explanation import Explanation, explain, place_map
 from volumetric.explanation.layers import find_layers
 from volumetric.explanation.passing import Passing, watch
-from volumetric.models import SliceNetwork, slice_network, small_cnn3d, video_network
+from volumetric.models import SliceNetwork, plain_cnn3d, slice_network, small_cnn3d, video_network
 from volumetric.models.heads import SliceHead
 from volumetric.preprocess import crop, orient, resample
 from volumetric.volume import Volume
@@ -215,6 +215,11 @@ def _layer_of(network: nn.Module, shape: tuple[int, ...]) -> tuple[str, tuple[in
 )
 def test_layer_of_a_small_network(side: int, layer: str, grid: tuple[int, ...]) -> None:
     assert _layer_of(small_cnn3d(1, 2, width=4), (1, 8, side, side)) == (layer, grid)
+
+
+def test_layer_of_a_plain_network() -> None:
+    network = plain_cnn3d(1, 2, strides=[(2, 2, 2)] * 3, width=4)
+    assert _layer_of(network, (1, 32, 32, 32)) == ("stages.2", (4, 4, 4))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from volumetric.spec import ModelSpec
 
 NAMES = {
     "segmentation": [kind for kind in get_args(get_type_hints(ModelSpec)["kind"]) for _ in "cg"],
-    "volumes": ["small_cnn3d", *get_args(VolumeNetwork)],
+    "volumes": ["small_cnn3d", "plain_cnn3d", *get_args(VolumeNetwork)],
     "slices": list(BACKBONES),
 }
 

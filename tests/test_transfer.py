@@ -15,7 +15,7 @@ from torch import nn
 
 from volumetric.checkpoint import Row
 from volumetric.learning import Lesson, Training, fit
-from volumetric.models import slice_network, small_cnn3d, video_network
+from volumetric.models import plain_cnn3d, slice_network, small_cnn3d, video_network
 from volumetric.models.backbones import BACKBONES
 from volumetric.models.shift import Shifted
 from volumetric.network_names import VideoNetwork
@@ -24,6 +24,7 @@ from volumetric.transfer import count_learning, group_parameters, hold_back, spl
 SHAPE = (16, 64, 64)
 SHELF: dict[str, Any] = {
     "small_cnn3d": lambda: small_cnn3d(3, 4),
+    "plain_cnn3d": lambda: plain_cnn3d(3, 4, strides=[(2, 2, 2)] * 3),
     **{
         name: lambda name=name: video_network(name, n_classes=4, shape=SHAPE)
         for name in get_args(VideoNetwork)
@@ -41,7 +42,13 @@ SHELF: dict[str, Any] = {
     },
 }
 N_STAGES = {  # blocks, a stem, a head; and the last convolution of a MobileNet
-    **{"small_cnn3d": 4 + 2, "r3d_18": 8 + 2, "mvit_v2_s": 16 + 2, "swin3d_t": 2 + 2 + 6 + 2 + 5},
+    **{
+        "small_cnn3d": 4 + 2,
+        "plain_cnn3d": 3 + 1,
+        "r3d_18": 8 + 2,
+        "mvit_v2_s": 16 + 2,
+        "swin3d_t": 2 + 2 + 6 + 2 + 5,
+    },
     **{"resnet18-mean": 8 + 2, "resnet18-conv3d": 6 + 2, "mobilenet_v2-mean": 17 + 3},
 }
 QUICK = Training(

@@ -114,6 +114,8 @@ def _spatial_grid(
         moved = _uniform(images, generator, (batch, 3), -1, 1) * (2 * settings.shift)
         theta[:, :, 3] = moved * chosen[:, None]
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    if not settings.elastic:
+        return grid
     bumps = _normal(images, generator, (batch, 3, 5, 5, 5)) * (2 * settings.elastic)
     bumps = bumps * chosen[:, None, None, None, None]
     smooth = F.interpolate(bumps, size=tuple(shape), mode="trilinear", align_corners=True)
@@ -122,6 +124,8 @@ def _spatial_grid(
 
 def _change_intensity(x: torch.Tensor, generator: torch.Generator, p: float) -> torch.Tensor:
     """Noise, blur and low resolution, brightness, contrast, gamma: nnU-Net's order."""
+    if not p:
+        return x
     noise = _per_case(_chosen(x, generator, p) * _uniform(x, generator, (len(x),), 0, 0.3))
     x = x + noise * torch.randn(x.shape, generator=generator, device=x.device)
     x = _soften(x, generator, p)

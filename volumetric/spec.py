@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -11,7 +12,14 @@ from torch import nn
 from volumetric.clip_input import ClipInput
 from volumetric.clips import Sampling
 from volumetric.errors import ConfigError
-from volumetric.models import UNet, slice_network, slice_unet, small_cnn3d, volume_network
+from volumetric.models import (
+    UNet,
+    plain_cnn3d,
+    slice_network,
+    slice_unet,
+    small_cnn3d,
+    volume_network,
+)
 from volumetric.models.segmenters import attention_unet, segresnet, swin_unetr, unetr
 from volumetric.models.slices import Planes
 from volumetric.network_names import Aggregate, Segmenter, VolumeNetwork, weights_path
@@ -20,6 +28,8 @@ from volumetric.plan import choose_strides
 Triple = tuple[int, int, int]
 Fit = Literal["crop", "whole"]
 Normalise = Literal["fixed", "clip"]
+
+_SIDE_SEEN = 4  # voxels that the longest side of a scan is brought to, before its mean is taken
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ class ScanClassifierSpec:
     """What `model.json` says of a network that labels whole scans.
 
     Attributes:
-        kind: `small_cnn3d`, another 3D network, or a 2D backbone.
+        kind: `plain_cnn3d`, another 3D network, or a 2D backbone.
         classes: names, in the order of the network's answers.
         multi_label: whether each class is answered for itself.
         n_channels: channels of the image.
@@ -251,10 +261,11 @@ def _build_clip_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:
 
 
 def _build_scan_classifier(spec: ScanClassifierSpec, weights: str, checkpoint: bool) -> nn.Module:
-    if spec.kind == "small_cnn3d":
+    if spec.kind == "plain_cnn3d":
         _refuse_weights(spec.kind, weights)
-        strides = choose_strides(spec.shape, spec.spacing_mm, n_strides=5)
-        return small_cnn3d(spec.n_channels, len(spec.classes), strides=strides)
+        n_stages = max(3, math.ceil(math.log2(max(spec.shape) / _SIDE_SEEN)))
+        strides = choose_strides(spec.shape, spec.spacing_mm, n_strides=n_stages)
+        return plain_cnn3d(spec.n_channels, len(spec.classes), strides=strides)
     if spec.kind in get_args(VolumeNetwork):
         return _volume_network(spec, spec.n_channels, spec.shape, weights)
     return slice_network(

@@ -36,8 +36,7 @@ class PrepareSection(Section):
 class NetworkSection(Section):
     """A network that labels clips or scans."""
 
-    kind: Literal["small_cnn3d"] | VolumeNetwork | SliceBackbone = "small_cnn3d"
-    """A 3D network, or a 2D one that sees slice by slice, or frame by frame."""
+    kind: str
     weights: str = "none"
     """`none`, `imagenet`, `kinetics`, or a local file in torchvision's format."""
     trunk: Literal["train", "frozen"] = "train"
@@ -69,6 +68,8 @@ class NetworkSection(Section):
 class ModelSection(NetworkSection):
     """The network and what it sees of a clip."""
 
+    kind: Literal["small_cnn3d"] | VolumeNetwork | SliceBackbone = "small_cnn3d"
+    """A 3D network, or a 2D one that sees frame by frame."""
     input: Literal["rgb", "residual", "both"] = "rgb"
     """Frames, differences between neighbours, or both: as channels, or a 2D network's streams."""
     normalise: Literal["fixed", "clip"] = "fixed"

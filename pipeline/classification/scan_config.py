@@ -13,7 +13,7 @@ from pipeline.classification.config import (
     refuse_impossible,
 )
 from pipeline.sections import CommonConfig, Fraction, Positive, Section
-from volumetric.network_names import Aggregate
+from volumetric.network_names import Aggregate, SliceBackbone, VolumeNetwork
 
 Spacing = Annotated[float, Field(gt=0)]
 
@@ -36,6 +36,8 @@ class ScanPrepareSection(Section):
 class ScanModelSection(NetworkSection):
     """The network: a 3D one, or a 2D one that sees a scan slice by slice."""
 
+    kind: Literal["plain_cnn3d"] | VolumeNetwork | SliceBackbone = "plain_cnn3d"
+    """A 3D network, or a 2D one that sees slice by slice."""
     aggregate: Aggregate = "attention"
     slice_size: Annotated[int, Field(ge=32)] | None = None
     """Pixels along both sides of slices as a 2D network sees them; unset: as they are."""

@@ -1,7 +1,7 @@
 """Networks: plain functions from numbers to an nn.Module over (B, C, D, H, W)."""
 
 from volumetric.models.c3d import c3d
-from volumetric.models.cnn3d import small_cnn3d, video_network
+from volumetric.models.cnn3d import plain_cnn3d, small_cnn3d, video_network
 from volumetric.models.inflate import convert_resnet
 from volumetric.models.slice_unet import SliceUNet, slice_unet
 from volumetric.models.slices import SliceNetwork, slice_network
@@ -16,6 +16,7 @@ __all__ = [
     "c3d",
     "convert_resnet",
     "load_backbone",
+    "plain_cnn3d",
     "slice_network",
     "slice_unet",
     "small_cnn3d",

@@ -1,4 +1,4 @@
-"""Networks that see time: 3D convolutions and video transformers over (B, C, D, H, W)."""
+"""Networks that see time or depth: 3D convolutions and video transformers, of (B, C, D, H, W)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,41 @@ _Strides = Sequence[tuple[int, int, int]]
 _OF_CLIPS: _Strides = ((1, 2, 2), (1, 2, 2), (1, 2, 2), (2, 2, 2), (2, 2, 2))
 
 
-def small_cnn3d(
-    n_channels: int, n_classes: int, *, width: int = 24, strides: _Strides = _OF_CLIPS
+def plain_cnn3d(
+    n_channels: int, n_classes: int, *, strides: _Strides, width: int = 32, widest: int = 256
 ) -> nn.Sequential:
-    """A network for two CPU cores: logits (B, n_classes) from images (B, n_channels, D, H, W).
+    """A network of scans for two CPU cores: logits (B, n_classes) of (B, n_channels, D, H, W).
+
+    One 3 x 3 x 3 convolution a stage, each of which shortens the axes by its stride, and their mean
+    over the whole volume. Any size of at least one voxel.
+
+    Args:
+        n_channels: channels of the images.
+        n_classes: numbers returned for each image.
+        strides: along (D, H, W), of each stage.
+        width: channels of the first stage; the others have twice as many as the one before.
+        widest: channels at most.
+    """
+    widths = [n_channels, *(min(widest, width * 2**stage) for stage in range(len(strides)))]
+    stages = [
+        nn.Sequential(
+            _convolution(before, after, kernel=(3, 3, 3), stride=stride), nn.ReLU(inplace=True)
+        )
+        for (before, after), stride in zip(pairwise(widths), strides, strict=True)
+    ]
+    return nn.Sequential(
+        OrderedDict(
+            stages=nn.Sequential(*stages),
+            pool=nn.AdaptiveAvgPool3d(1),
+            flatten=nn.Flatten(),
+            dropout=nn.Dropout(0.5),
+            head=nn.Linear(widths[-1], n_classes),
+        )
+    )
+
+
+def small_cnn3d(n_channels: int, n_classes: int, *, width: int = 24) -> nn.Sequential:
+    """A network of clips for two CPU cores: logits (B, n_classes) of (B, n_channels, D, H, W).
 
     Convolutions are split into one over the frame and one over time, as in R(2+1)D (Tran 2018).
     A clip's frame is halved on entry and by each of four stages, its time only by the last two:
@@ -34,9 +65,8 @@ def small_cnn3d(
         n_channels: channels of the images.
         n_classes: numbers returned for each image.
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
-        strides: along (D, H, W), on entry and of each stage.
     """
-    first, *others = strides
+    first, *others = _OF_CLIPS
     stem = _convolution(n_channels, width, kernel=(3, 5, 5), stride=first)
     widths = [width, width, 2 * width, 4 * width, 8 * width]
     stages = [
