@@ -46,8 +46,8 @@ _PURPOSES: Mapping[str, str] = {
     "unetr": "transformer encoder",
     "slice_unet": "thick slices",
     # 3D, for whole volumes and clips
-    "small_cnn3d": "clips, the default: trains on two CPU cores",
-    "plain_cnn3d": "scans, the default: trains on two CPU cores",
+    "small_cnn3d": "clips, the default; for CPUs",
+    "plain_cnn3d": "scans, the default; for CPUs",
     "c3d": "plain 3D convolutions; heavy",
     "resnet3d_10": "scans, few cases",
     "resnet3d_18": "scans",

@@ -219,7 +219,7 @@ def test_layer_of_a_small_network(side: int, layer: str, grid: tuple[int, ...]) 
 
 def test_layer_of_a_plain_network() -> None:
     network = plain_cnn3d(1, 2, strides=[(2, 2, 2)] * 3, width=4)
-    assert _layer_of(network, (1, 32, 32, 32)) == ("stages.2", (4, 4, 4))
+    assert _layer_of(network, (1, 32, 32, 32)) == ("stages", (4, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -374,7 +374,36 @@ def test_map_goes_back_to_the_scan(tilt: float) -> None:
         place_map(_explanation(values[1:]), seen, grid=scan)
 
 
-def test_three_planes_are_refused_by_name() -> None:
-    network = slice_network("resnet18", n_classes=2, n_channels=1, planes=3).eval()
-    with pytest.raises(UnsupportedError, match="three-planes"):
-        explain(network, torch.zeros(1, 33, 34, 35))
+def _three_planes() -> SliceNetwork:
+    one = _slices("attention")
+    heads = [SliceHead(16, 2, aggregate="attention") for _ in range(3)]
+    return SliceNetwork(one.trunk, heads, planes=3, chunk=8)
+
+
+def test_map_of_three_planes_points_at_what_decides() -> None:
+    hits, mass, share = _explain_balls(train_on_balls(_three_planes(), n_steps=40))
+    assert hits >= 0.9
+    assert mass > 3 * share
+
+
+def test_three_planes_each_count_for_a_third() -> None:
+    network = _three_planes().train()
+    image = torch.randn(1, 12, 16, 20)
+    found = explain(network, image, target=1)
+    assert all(module.training for module in network.modules())
+    network.eval()
+    ways = [image.movedim(1 + axis, 1) for axis in range(3)]
+    answers = [network.plane(axis)(way[None]) for axis, way in enumerate(ways)]
+    torch.testing.assert_close(torch.stack(answers).mean(0), network(image[None]))
+    own = [explain(network.plane(axis), way, target=1) for axis, way in enumerate(ways)]
+    mean = sum((one.map * one.largest).movedim(0, axis) for axis, one in enumerate(own)) / 3
+    torch.testing.assert_close(found.map * found.largest, mean)
+    assert float(found.map.max()) == pytest.approx(1)
+    assert found.slice_weights is not None
+    torch.testing.assert_close(found.slice_weights, own[0].slice_weights)
+
+
+def test_three_planes_explain_the_likeliest_class() -> None:
+    network = _three_planes().eval()
+    image = torch.randn(1, 12, 16, 20)
+    assert explain(network, image).class_index == int(network(image[None])[0].argmax())

@@ -7,13 +7,13 @@ over (B, C, D, H, W). Such a map shows what a network looked at, not whether tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import nn
 
-from volumetric.errors import GeometryError, UnsupportedError
+from volumetric.errors import GeometryError
 from volumetric.explanation.layers import Centres
 from volumetric.explanation.passing import evaluating
 from volumetric.explanation.runs import Answer, ask, weigh
@@ -34,11 +34,12 @@ class Explanation:
         largest: of the map before it was divided, in the unit of the class's logit.
         class_index: the class.
         slice_weights: float32 (D,), what each slice counted for, adding up to 1; None where no
-            slice counted.
+            slice counted. Of three planes: among slices along D.
         slices_by: what they are: "attention", which is the same for every class; "gradient", the
             share of |gradient x feature|; "map", the share of the map.
         layer: where in the network the map was made, by the module's name.
-        grid: voxels along (D, H, W) there: what is closer than these is not told apart.
+        grid: voxels along (D, H, W) there: what is closer than these is not told apart. Of three
+            planes: of slices along D.
         reason: why the map is zero; None if it is not.
     """
 
@@ -64,7 +65,8 @@ def explain(
     The map is made at the last layer that has at least 4 voxels along each axis, or as many as
     the axis has: deeper ones would not say where. Of a network over slices each slice has its own
     weights there, with the gradient through the aggregation, so that a slice that did not count
-    gets little. The network answers twice, in evaluation mode, and is left as it was; no
+    gets little. Of three planes the maps are averaged, as their answers are. The network answers
+    twice, in evaluation mode, and is left as it was; no
     gradients are kept before that layer, and of a `SliceNetwork` for one chunk of slices at a
     time.
 
@@ -78,8 +80,7 @@ def explain(
         ConfigError: no such class, or a layer that is not the network's.
         GeometryError: the image is not (C, D, H, W).
         IntensityError: the network's answer is not finite.
-        UnsupportedError: the answer is no logits (1, n_classes), no layer has voxels, or the
-            network sees three planes.
+        UnsupportedError: the answer is no logits (1, n_classes), or no layer has voxels.
     """
     if image.ndim != 4:
         raise GeometryError(
@@ -88,11 +89,7 @@ def explain(
             "Give one image at a time",
         )
     if isinstance(network, SliceNetwork) and network.planes == 3:
-        raise UnsupportedError(
-            "three-planes",
-            "what a network found in three planes is not brought together",
-            "Use planes 1 where maps are needed",
-        )
+        return _explain_planes(network, image, target=target, layer=layer)
     with evaluating(network), torch.inference_mode(False), torch.no_grad():
         batch = image.detach().clone()[None]
         answer = ask(network, batch, target=target, layer=layer)
@@ -112,6 +109,28 @@ def explain(
         layer=chosen.name,
         grid=(depth, height, width),
         reason=_why_empty(largest, reached, chosen.name),
+    )
+
+
+def _explain_planes(
+    network: SliceNetwork, image: torch.Tensor, *, target: int | None, layer: nn.Module | None
+) -> Explanation:
+    """Of three planes, whose answers are averaged: each is asked for itself, of one class."""
+    if target is None:
+        with evaluating(network), torch.no_grad():
+            target = int(network(image[None])[0].argmax())
+    found = [
+        explain(network.plane(axis), image.movedim(1 + axis, 1), target=target, layer=layer)
+        for axis in range(3)
+    ]
+    maps = [(one.map * one.largest).movedim(0, axis) for axis, one in enumerate(found)]
+    mean = torch.stack(maps).mean(0)
+    largest = float(mean.max())
+    return replace(
+        found[0],
+        map=mean / largest if largest > 0 else mean,
+        largest=largest,
+        reason=found[0].reason if largest == 0 else None,
     )
 
 

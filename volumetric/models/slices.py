@@ -108,6 +108,21 @@ class SliceNetwork(nn.Module):
             counts.append(torch.stack(counted).mean(0))
         return torch.stack(answers).mean(0), torch.cat(counts, 1) / self.planes
 
+    def plane(self, axis: int) -> SliceNetwork:
+        """What one of three planes answers: a network of the same weights, of slices along D.
+
+        Its images are this network's with that axis (0 D, 1 H, 2 W) first: `movedim(2 + axis, 2)`.
+        """
+        n = len(self.heads) // self.planes
+        return SliceNetwork(
+            self.trunk,
+            cast(Sequence[SliceHead], self.heads[axis * n : (axis + 1) * n]),
+            streams=self.streams,
+            neighbours=self.neighbours,
+            chunk=self.chunk,
+            checkpoint=self.checkpoint,
+        )
+
     def look(self, images: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """What the trunk finds in images (B, C, D, H, W): (B, streams * F, D, h, w).
 
