@@ -1,0 +1,115 @@
+"""How well objects are outlined, each by itself: panoptic quality and counts.
+
+An object found and a true one belong together if their intersection over union is above one half:
+then neither can belong to another (Kirillov et al., CVPR 2019). Definitions, over all cases:
+
+- panoptic_quality: sum of the overlaps of pairs / (pairs + half of all that are in none).
+- segmentation_quality: mean overlap of pairs.
+- recognition_quality: pairs / (pairs + half of all that are in none), which is F1 of objects.
+- count_error: mean over cases of |objects found - true objects|.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from volumetric.errors import ConfigError, GeometryError
+from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
+from volumetric.metrics.statistics import Interval, known_width
+
+Instances = NDArray[np.integer[Any]]
+_Array = NDArray[np.float64]
+
+_METRICS = ("panoptic_quality", "segmentation_quality", "recognition_quality", "count_error")
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """How the objects of one case were outlined.
+
+    Attributes:
+        overlap: sum of intersection over union of pairs.
+        n_pairs: objects found that belong to a true one.
+        n_found: objects found.
+        n_true: true objects.
+    """
+
+    overlap: float
+    n_pairs: int
+    n_found: int
+    n_true: int
+
+
+def overlap_instances(found: Instances, truth: Instances) -> _Array:
+    """Intersection over union (n_found, n_true) of objects, in the order of their numbers.
+
+    Both are integers of one shape: 0 is background, any other number an object.
+
+    Raises:
+        GeometryError: shapes differ, or negative numbers.
+    """
+    if found.shape != truth.shape:
+        raise GeometryError(
+            "other-grid",
+            f"objects found on a grid {found.shape}, true ones on {truth.shape}",
+            "Bring both to one grid",
+        )
+    if min(found.min(initial=0), truth.min(initial=0)) < 0:
+        raise GeometryError("bad-instances", "negative numbers of objects", "Use 0 for none")
+    own, own_rows = np.unique(found, return_inverse=True)
+    other, other_rows = np.unique(truth, return_inverse=True)
+    pairs = own_rows.ravel() * len(other) + other_rows.ravel()
+    shared = np.bincount(pairs, minlength=len(own) * len(other)).reshape(len(own), len(other))
+    sizes = shared.sum(axis=1, keepdims=True) + shared.sum(axis=0, keepdims=True)
+    overlaps: _Array = (shared / np.maximum(sizes - shared, 1))[own != 0][:, other != 0]
+    return overlaps
+
+
+def match_instances(found: Instances, truth: Instances) -> Outlined:
+    """How the objects of one case were outlined; see `overlap_instances` for what it takes."""
+    overlaps = overlap_instances(found, truth)
+    pairs = overlaps[overlaps > 0.5]
+    return Outlined(float(pairs.sum()), len(pairs), *overlaps.shape)
+
+
+def score_instances(
+    cases: Sequence[Outlined],
+    *,
+    subjects: Sequence[str] | None = None,
+    resampling: Resampling = USUAL,
+) -> dict[str, Interval]:
+    """Metric -> value with its interval, whole subjects resampled; metrics stand at the top.
+
+    `n` is the number of true objects, of count_error of cases. What is not defined is None with a
+    reason, as a quality where nothing is and nothing was found.
+
+    Raises:
+        ConfigError: no case, or `subjects` of another length.
+    """
+    if not cases:
+        raise ConfigError("no-cases", "no case to score", "Give at least one")
+    table = np.array([(one.overlap, one.n_pairs, one.n_found, one.n_true) for one in cases])
+    off = np.abs(table[:, 2] - table[:, 3])
+
+    def measure(weights: _Array) -> _Array:
+        overlap, n_pairs, n_found, n_true = (weights @ table).T
+        with np.errstate(invalid="ignore", divide="ignore"):
+            half = (n_found + n_true) / 2  # pairs, and half of all that are in none
+            columns = [overlap / half, overlap / n_pairs, n_pairs / half]
+            return np.stack([*columns, weights @ off / weights.sum(axis=1)], axis=1)
+
+    intervals = bootstrap_statistic(measure, len(cases), subjects=subjects, resampling=resampling)
+    scores = {}
+    for name, interval in zip(_METRICS, intervals, strict=True):
+        n = len(cases) if name == "count_error" else int(table[:, 3].sum())
+        one = replace(known_width(interval), n=n)
+        if one.mean is None:
+            absent = "no object was found where one is" if n else "the truth holds no object"
+            one = replace(one, reason=absent)
+        scores[name] = one
+    return scores
