@@ -4,22 +4,18 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.apps.detection.metrics.coco import COCOMetric
 from monai.apps.detection.metrics.matching import matching_batch
-from monai.data.box_utils import box_iou as monai_iou
 from monai.metrics.froc import compute_froc_curve_data, compute_froc_score
-from torchvision.ops import box_iou as torchvision_iou
 
-from volumetric.boxes import check_boxes, overlap_boxes
+from volumetric.boxes import Objects, overlap_boxes
 from volumetric.errors import ConfigError, GeometryError
 from volumetric.metrics.detection import (
     FALSE_POSITIVES,
     MOST,
     OVERLAPS,
-    Objects,
     match_boxes,
     score_detection,
     trace_froc,
@@ -75,18 +71,6 @@ def _monai(found: list[Objects], truth: list[Objects]) -> dict[str, float]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return metric(matches)[0]
-
-
-@pytest.mark.parametrize("n_axes", [2, 3])
-def test_overlaps_are_those_of_torchvision_and_monai(n_axes: int) -> None:
-    rng = np.random.default_rng(n_axes)
-    one, other = (_objects(rng, 200, n_axes=n_axes, has_scores=False).boxes for _ in range(2))
-    found = overlap_boxes(one, other)
-    theirs = monai_iou(torch.from_numpy(one), torch.from_numpy(other)).numpy()
-    np.testing.assert_allclose(found, theirs, atol=1e-5)
-    if n_axes == 2:
-        theirs = torchvision_iou(torch.from_numpy(one), torch.from_numpy(other)).numpy()
-        np.testing.assert_allclose(found, theirs, atol=1e-12)
 
 
 @pytest.mark.parametrize("n_axes", [2, 3])
@@ -220,21 +204,6 @@ def test_intervals_are_of_subjects_drawn_again() -> None:
         values.append(again["froc"]["nodule"].mean)
     assert min(values) <= scores["froc"]["nodule"].ci_low <= np.median(values)
     assert np.median(values) <= scores["froc"]["nodule"].ci_high <= max(values)
-
-
-@pytest.mark.parametrize(
-    "boxes",
-    [
-        [[0, 0, 0, 1, 1, 0]],
-        [[3, 0, 0, 1, 1, 1]],
-        [[0, 0, 0, 1, np.nan, 1]],
-        [[0, 0, 0, 1, 1]],
-        [0, 0, 1, 1],
-    ],
-)
-def test_boxes_that_are_none_are_refused(boxes: list) -> None:
-    with pytest.raises(GeometryError, match="bad-boxes"):
-        check_boxes(boxes)
 
 
 def test_bad_input_is_refused() -> None:

@@ -2,12 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from volumetric.errors import GeometryError
+from volumetric.errors import ConfigError, GeometryError
 
 Boxes = NDArray[np.float64]
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """What was found in a case, or what is there.
+
+    Attributes:
+        boxes: float64 (n, 2 * axes), low corner, then high corner.
+        labels: integers (n,), numbers of classes.
+        scores: (n,), how sure each is; None of what is there.
+    """
+
+    boxes: Boxes
+    labels: NDArray[np.int64]
+    scores: Scores | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != len(self.boxes) or (
+            self.scores is not None and len(self.scores) != len(self.boxes)
+        ):
+            raise GeometryError(
+                "bad-boxes",
+                f"{len(self.boxes)} boxes, {len(self.labels)} labels, "
+                f"{'no' if self.scores is None else len(self.scores)} scores",
+                "Give one of each a box",
+            )
+
+    def of_class(self, number: int) -> Objects:
+        """Those of one class."""
+        return self.take(np.flatnonzero(self.labels == number))
+
+    def take(self, rows: NDArray[np.intp]) -> Objects:
+        """Some of them, in the order asked for."""
+        scores = None if self.scores is None else self.scores[rows]
+        return Objects(self.boxes[rows], self.labels[rows], scores)
+
+    def known_scores(self) -> Scores:
+        """The scores.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if self.scores is None:
+            raise ConfigError("no-scores", "boxes that were found have scores", "Give scores")
+        return self.scores
 
 
 def check_boxes(boxes: ArrayLike, *, n_axes: int | None = None) -> Boxes:
@@ -46,3 +94,58 @@ def overlap_boxes(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     sizes = (first_high - first_low).prod(axis=2) + (second_high - second_low).prod(axis=2)
     found: NDArray[np.float64] = shared / (sizes - shared)
     return found
+
+
+def suppress_boxes(found: Objects, *, overlap: float) -> Objects:
+    """Those that overlap no surer one of their class by more than this, the surest first.
+
+    Greedy non-maximum suppression, as torchvision and MONAI have it, in any number of axes.
+
+    Raises:
+        ConfigError: boxes without scores.
+    """
+    order = np.argsort(-found.known_scores(), kind="stable")
+    kept: list[int] = []
+    waiting = order
+    while waiting.size:
+        best, rest = waiting[0], waiting[1:]
+        kept.append(int(best))
+        overlaps = overlap_boxes(found.boxes[[best]], found.boxes[rest])[0]
+        waiting = rest[(overlaps <= overlap) | (found.labels[rest] != found.labels[best])]
+    return found.take(np.array(kept, dtype=np.intp))
+
+
+def fuse_boxes(found: Objects, *, overlap: float, n_sources: int = 1) -> Objects:
+    """One box for all of a class that overlap, the surest first: weighted box fusion.
+
+    From the surest on, each joins the fused box that it overlaps most, if by more than this, or
+    begins a new one. A fused box is the mean of its own, weighted by their scores; its score is
+    their mean, times the part of `n_sources` that found it (Solovyev et al., Image Vis Comput 2021,
+    equations 1 to 4 and 6): what one of several networks or mirror images alone has seen is less
+    sure than what all have.
+
+    Raises:
+        ConfigError: boxes without scores, or fewer than one source.
+    """
+    if n_sources < 1:
+        raise ConfigError("bad-sources", f"{n_sources} sources of boxes", "Give at least 1")
+    scores = found.known_scores()
+    members: list[list[int]] = []
+    fused = np.zeros((0, found.boxes.shape[1]))
+    labels = np.zeros(0, dtype=np.int64)
+    for row in np.argsort(-scores, kind="stable"):
+        overlaps = overlap_boxes(found.boxes[[row]], fused)[0]
+        overlaps = np.where(labels == found.labels[row], overlaps, -1.0)
+        if overlaps.size and overlaps.max() > overlap:
+            group = int(overlaps.argmax())
+            members[group].append(int(row))
+            own = members[group]
+            fused[group] = np.average(found.boxes[own], axis=0, weights=scores[own])
+        else:
+            members.append([int(row)])
+            fused = np.concatenate([fused, found.boxes[[row]]])
+            labels = np.append(labels, found.labels[row])
+    means = np.array([scores[own].mean() for own in members])
+    share = np.array([min(len(own), n_sources) / n_sources for own in members])
+    result = Objects(fused, labels, means * share)
+    return result.take(np.argsort(-result.known_scores(), kind="stable"))

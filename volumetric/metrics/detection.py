@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetric.boxes import Boxes, overlap_boxes
-from volumetric.errors import ConfigError, GeometryError
+from volumetric.boxes import Objects, overlap_boxes
+from volumetric.errors import ConfigError
 from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
 from volumetric.metrics.statistics import Interval, check_lengths, known_width
 
@@ -39,38 +39,6 @@ _RECALLS = np.linspace(0, 1, 101) - 1e-9  # 7 of 10 reach .7, however it is roun
 _CHUNK = 2**22  # numbers at a time
 
 
-@dataclass(frozen=True, eq=False)
-class Objects:
-    """What was found in a case, or what is there.
-
-    Attributes:
-        boxes: float64 (n, 2 * axes), see `volumetric.boxes`.
-        labels: integers (n,), numbers of classes.
-        scores: (n,), how sure each is; None of what is there.
-    """
-
-    boxes: Boxes
-    labels: NDArray[np.int64]
-    scores: Array | None = None
-
-    def __post_init__(self) -> None:
-        if len(self.labels) != len(self.boxes) or (
-            self.scores is not None and len(self.scores) != len(self.boxes)
-        ):
-            raise GeometryError(
-                "bad-boxes",
-                f"{len(self.boxes)} boxes, {len(self.labels)} labels, "
-                f"{'no' if self.scores is None else len(self.scores)} scores",
-                "Give one of each a box",
-            )
-
-    def of_class(self, number: int) -> Objects:
-        """Those of one class."""
-        own = self.labels == number
-        scores = None if self.scores is None else self.scores[own]
-        return Objects(self.boxes[own], self.labels[own], scores)
-
-
 def match_boxes(
     found: Objects, truth: Objects, *, overlap: float, most: int = MOST
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -78,9 +46,7 @@ def match_boxes(
 
     Of one class; the rule stands at the top of this module.
     """
-    if found.scores is None:
-        raise ConfigError("bad-boxes", "boxes that were found have scores", "Give scores")
-    order = np.argsort(-found.scores, kind="stable")[:most]
+    order = np.argsort(-found.known_scores(), kind="stable")[:most]
     overlaps = overlap_boxes(found.boxes[order], truth.boxes)
     given = np.full(len(order), -1, dtype=np.intp)
     for row, values in enumerate(overlaps):
@@ -219,14 +185,9 @@ class _Table:
 def _tabulate(found: Sequence[Objects], truth: Sequence[Objects], number: int) -> _Table:
     own = [one.of_class(number) for one in truth]
     n_objects = np.array([len(one.boxes) for one in own], dtype=np.float64)
-    n_sure = np.array([_count_sure(one.of_class(number)) for one in found], dtype=np.float64)
+    n_sure = [(one.of_class(number).known_scores() >= SURE).sum() for one in found]
     ranked = [_rank(found, truth, number, overlap) for overlap in OVERLAPS]
-    return _Table(ranked, n_objects, np.abs(n_sure - n_objects))
-
-
-def _count_sure(found: Objects) -> int:
-    assert found.scores is not None
-    return int((found.scores >= SURE).sum())
+    return _Table(ranked, n_objects, np.abs(np.array(n_sure) - n_objects))
 
 
 def _rank(
@@ -236,8 +197,7 @@ def _rank(
     for case, (one, there) in enumerate(zip(found, truth, strict=True)):
         own = one.of_class(number)
         order, given = match_boxes(own, there.of_class(number), overlap=overlap)
-        assert own.scores is not None
-        scores.append(own.scores[order])
+        scores.append(own.known_scores()[order])
         cases.append(np.full(len(order), case))
         right.append(given >= 0)
     all_scores = np.concatenate(scores)
@@ -276,8 +236,6 @@ def _check(found: Sequence[Objects], truth: Sequence[Objects], classes: Sequence
     check_lengths("found", found, len(truth))
     if not truth:
         raise ConfigError("no-cases", "no case to score", "Give at least one")
-    if any(one.scores is None for one in found):
-        raise ConfigError("bad-boxes", "boxes that were found have scores", "Give scores")
     labels = np.concatenate([one.labels for one in [*found, *truth]])
     if labels.size and not (labels.min() >= 0 and labels.max() < len(classes)):
         raise ConfigError(
