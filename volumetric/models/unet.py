@@ -41,14 +41,10 @@ class UNet(nn.Module):
         super().__init__()
         if not len(features) == len(strides) == len(kernels) >= 2:
             raise ValueError(f"stages differ: {features=}, {strides=}, {kernels=}")
-        self.encoder = nn.ModuleList()
-        channels = in_channels
-        for stage, (width, stride, kernel) in enumerate(
-            zip(features, strides, kernels, strict=True)
-        ):
-            block = _residual_stage if residual else _plain_stage
-            self.encoder.append(block(channels, width, stride=stride, kernel=kernel, stage=stage))
-            channels = width
+        self.encoder = encoder_stages(
+            in_channels, features=features, strides=strides, kernels=kernels, residual=residual
+        )
+        channels = features[-1]
         self.upsample = nn.ModuleList()
         self.decoder = nn.ModuleList()
         for stage in reversed(range(len(features) - 1)):
@@ -83,6 +79,24 @@ class UNet(nn.Module):
         supervised = features[-len(self.heads) :]
         outputs = [head(x) for head, x in zip(self.heads, supervised, strict=True)]
         return outputs[::-1]
+
+
+def encoder_stages(
+    in_channels: int,
+    *,
+    features: Sequence[int],
+    strides: Sequence[Triple],
+    kernels: Sequence[Triple],
+    residual: bool = False,
+) -> nn.ModuleList:
+    """The stages of an encoder, finest first: each takes what the one before it gives out."""
+    block = _residual_stage if residual else _plain_stage
+    stages = nn.ModuleList()
+    channels = in_channels
+    for stage, (width, stride, kernel) in enumerate(zip(features, strides, kernels, strict=True)):
+        stages.append(block(channels, width, stride=stride, kernel=kernel, stage=stage))
+        channels = width
+    return stages
 
 
 class _Residual(nn.Module):
