@@ -15,8 +15,8 @@ from volumetric.metrics.calibration import (
     bin_reliability,
     score_calibration,
 )
-from volumetric.metrics.classification import ALL, score_statistic
 from volumetric.metrics.resampling import Resampling
+from volumetric.metrics.scoring import ALL, score_statistic
 from volumetric.metrics.statistics import Interval
 from volumetric.metrics.temperature import choose_temperatures, scale_probabilities
 from volumetric.metrics.thresholds import (

@@ -15,15 +15,10 @@ from pipeline.comparison.scores import probabilities, targets
 from pipeline.comparison.settings import configuration, differing_settings
 from pipeline.results import note_few_subjects
 from volumetric.errors import ConfigError
-from volumetric.metrics.classification import (
-    ALL,
-    Statistic,
-    classification_statistic,
-    mean_statistic,
-    score_statistic,
-)
+from volumetric.metrics.classification import classification_statistic
 from volumetric.metrics.comparison import Compared, compare_statistics
 from volumetric.metrics.resampling import Resampling
+from volumetric.metrics.scoring import ALL, Statistic, mean_statistic, score_statistic
 
 _SHARE = "train.share"
 

@@ -12,7 +12,6 @@ from volumetric.metrics.classification import (
     average_views,
     count_confusion,
     score_classification,
-    score_statistic,
 )
 from volumetric.metrics.comparison import (
     Compared,
@@ -22,6 +21,7 @@ from volumetric.metrics.comparison import (
 from volumetric.metrics.delong import AreaDifference, delong_difference
 from volumetric.metrics.localisation import Match, match_segments, score_localisation
 from volumetric.metrics.resampling import Resampling, bootstrap_statistic
+from volumetric.metrics.scoring import score_statistic
 from volumetric.metrics.segmentation import CaseScores, dice_of_label, score_masks
 from volumetric.metrics.segments import Segment, merge_segments, smooth_windows, temporal_iou
 from volumetric.metrics.statistics import (

@@ -28,15 +28,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from volumetric.errors import ConfigError
-from volumetric.metrics.classification import (
-    ALL,
-    Statistic,
-    check_classes,
-    check_probabilities,
-    known_mean,
-    score_statistic,
-)
+from volumetric.metrics.classification import check_classes, check_probabilities
 from volumetric.metrics.resampling import USUAL, Resampling
+from volumetric.metrics.scoring import ALL, Statistic, known_mean, score_statistic
 from volumetric.metrics.statistics import Interval
 
 Binning = Literal["mass", "width"]

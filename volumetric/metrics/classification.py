@@ -20,7 +20,7 @@ class, they are over the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,30 +28,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from volumetric.errors import ConfigError, LabelError
 from volumetric.metrics.ranking import Ranking, divided, rank_auroc, rank_cases, rank_precision
-from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
-from volumetric.metrics.statistics import Interval, check_lengths, known_width
+from volumetric.metrics.resampling import USUAL, Resampling
+from volumetric.metrics.scoring import ALL, Statistic, known_mean, score_statistic
+from volumetric.metrics.statistics import Interval, check_lengths
 
 _Array = NDArray[np.float64]
 _Labels = NDArray[np.integer[Any]]
 
-ALL = "all"
 _MOST_TOP5 = 5  # classes: with so few, or fewer, the true one is always among five
 _SUM_SLACK = 1e-2  # half precision over hundreds of classes; logits miss by far more
-
-
-@dataclass(frozen=True, eq=False)
-class Statistic:
-    """Scores of cases that can be drawn again and again, see `bootstrap_statistic`.
-
-    Attributes:
-        keys: (metric, class name or "all") of each number.
-        measure: weights (rows, n_cases) -> numbers (rows, n_keys), NaN where not defined.
-        counts: how many cases are behind the number of a key; those not named, behind all.
-    """
-
-    keys: tuple[tuple[str, str], ...]
-    measure: Callable[[_Array], _Array]
-    counts: Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,50 +99,6 @@ def classification_statistic(
     scores, truth = check_probabilities(probabilities, labels)
     check_classes(classes, scores.shape[1])
     return (_statistic_many if truth.ndim == 2 else _statistic_one)(scores, truth, classes)
-
-
-def mean_statistic(statistics: Sequence[Statistic]) -> Statistic:
-    """The mean of what several models score on the same cases, as of one trained from many seeds.
-
-    Raises:
-        ConfigError: no statistic, or statistics of other metrics or classes.
-    """
-    if len({one.keys for one in statistics}) != 1:
-        raise ConfigError(
-            "bad-classes", "no statistics, or of other metrics or classes", "Average like with like"
-        )
-
-    def measure(weights: _Array) -> _Array:
-        found: _Array = np.stack([one.measure(weights) for one in statistics]).mean(axis=0)
-        return found
-
-    return replace(statistics[0], measure=measure)
-
-
-def score_statistic(
-    statistic: Statistic,
-    n_cases: int,
-    *,
-    subjects: Sequence[str] | None = None,
-    resampling: Resampling = USUAL,
-) -> dict[str, dict[str, Interval]]:
-    """Metric -> class name or "all" -> value with its interval, `n` and a reason for None.
-
-    Raises:
-        ConfigError: `subjects` of another length.
-    """
-    intervals = bootstrap_statistic(
-        statistic.measure, n_cases, subjects=subjects, resampling=resampling
-    )
-    scores: dict[str, dict[str, Interval]] = {}
-    for (metric, name), interval in zip(statistic.keys, intervals, strict=True):
-        n = statistic.counts.get((metric, name), n_cases)
-        interval = known_width(interval)
-        reason = interval.reason
-        if interval.mean is None:
-            reason = undefined_reason(metric, name, n)
-        scores.setdefault(metric, {})[name] = replace(interval, n=n, reason=reason)
-    return scores
 
 
 def average_views(probabilities: ArrayLike, videos: Sequence[str]) -> dict[str, _Array]:
@@ -290,13 +231,6 @@ def _statistic_many(scores: _Array, truth: NDArray[Any], classes: Sequence[str])
     return Statistic(tuple(keys), measure, count_keys(keys, is_member, classes))
 
 
-def known_mean(values: _Array) -> _Array:
-    """The mean (rows, 1) of the values (rows, n) that are not NaN, NaN where all are."""
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0.0).sum(axis=1, keepdims=True)
-    return divided(total, known.sum(axis=1, keepdims=True).astype(np.float64))
-
-
 def _by_class(
     rank: Callable[[_Array, Ranking], _Array], weights: _Array, rankings: Sequence[Ranking]
 ) -> _Array:
@@ -309,14 +243,3 @@ def count_keys(
     """For each key of a class, how many cases (n_cases, n_classes) are of that class."""
     counts = dict(zip(classes, is_member.sum(axis=0).astype(int).tolist(), strict=True))
     return {key: counts[key[1]] for key in keys if key[1] != ALL}
-
-
-def undefined_reason(metric: str, name: str, n: int) -> str:
-    """Why a metric of a class with `n` cases behind it is not defined."""
-    if name == ALL:
-        return "no class has a value"
-    if metric == "precision":
-        return "never predicted"
-    if metric == "specificity":
-        return "no case without this class in the truth"
-    return "no case without this class in the truth" if n else "absent from truth"

@@ -19,14 +19,12 @@ from numpy.typing import ArrayLike, NDArray
 from volumetric.errors import ConfigError
 from volumetric.metrics.calibration import BIASED, calibration_errors, case_losses, loss_statistic
 from volumetric.metrics.classification import (
-    ALL,
-    Statistic,
     check_probabilities,
     classification_statistic,
     top_hits,
-    undefined_reason,
 )
 from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
+from volumetric.metrics.scoring import ALL, Statistic, undefined_reason
 from volumetric.metrics.statistics import PairedDifference, paired_difference
 
 _Array = NDArray[np.float64]

@@ -12,29 +12,36 @@ box on an object that has been found is a false positive. Definitions:
   or a higher one, matched at an overlap of t. ar@t: recall of all boxes found.
 - count_error: mean over cases of |boxes found with a score of at least .5 - objects|.
 
-"all" is the mean over the classes that the truth has.
+"all" is the mean over the classes that the truth has, in a resample over those drawn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volumetric.boxes import Objects, overlap_boxes
 from volumetric.errors import ConfigError
-from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
-from volumetric.metrics.statistics import Interval, check_lengths, known_width
+from volumetric.metrics.ranking import divided
+from volumetric.metrics.resampling import USUAL, Resampling
+from volumetric.metrics.scoring import ALL, Statistic, known_mean, score_statistic
+from volumetric.metrics.statistics import Interval, check_lengths
 
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
-ALL = "all"
 FALSE_POSITIVES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # a case
 OVERLAPS = (0.1, 0.3, 0.5)
 MOST = 100  # boxes of a class in a case
 SURE = 0.5
+_NAMES = (
+    "froc",
+    *(f"froc@{x:g}" for x in FALSE_POSITIVES),
+    *(f"{kind}@{overlap:g}" for overlap in OVERLAPS for kind in ("ap", "ar")),
+    "count_error",
+)
 _RECALLS = np.linspace(0, 1, 101) - 1e-9  # 7 of 10 reach .7, however it is rounded
 _CHUNK = 2**22  # numbers at a time
 
@@ -46,13 +53,7 @@ def match_boxes(
 
     Of one class; the rule stands at the top of this module.
     """
-    order = np.argsort(-found.known_scores(), kind="stable")[:most]
-    overlaps = overlap_boxes(found.boxes[order], truth.boxes)
-    given = np.full(len(order), -1, dtype=np.intp)
-    for row, values in enumerate(overlaps):
-        if values.size and values.max() >= overlap:
-            given[row] = values.argmax()
-            overlaps[:, given[row]] = -1
+    order, (given,) = _match(found, truth, overlaps=[overlap], most=most)
     return order, given
 
 
@@ -75,140 +76,128 @@ def score_detection(
             name no class.
     """
     _check(found, truth, classes)
-    tables = [_tabulate(found, truth, number) for number in range(len(classes))]
-    present = [number for number, table in enumerate(tables) if table.n_objects.any()]
-    names = [name for table in tables[:1] for name in table.names]
-
-    def measure(weights: Array) -> Array:
-        each = np.stack([table.measure(weights) for table in tables])
-        mean = each[present].mean(axis=0) if present else np.full_like(each[0], np.nan)
-        return np.concatenate([*each, mean], axis=1)
-
-    intervals = bootstrap_statistic(measure, len(truth), subjects=subjects, resampling=resampling)
+    tables = [_tabulate(found, truth, number, OVERLAPS) for number in range(len(classes))]
     totals = [int(table.n_objects.sum()) for table in tables]
-    keys = [
-        (name, owner, n)
+    is_there = np.array(totals) > 0
+    counts = {
+        (name, owner): n
         for owner, n in [*zip(classes, totals, strict=True), (ALL, sum(totals))]
-        for name in names
-    ]
-    scores: dict[str, dict[str, Interval]] = {}
-    for (name, owner, n), interval in zip(keys, intervals, strict=True):
-        own = replace(known_width(interval), n=len(truth) if name == "count_error" else n)
-        if own.mean is None:
-            own = replace(own, reason="the truth holds no such object")
-        scores.setdefault(name, {})[owner] = own
-    return scores
+        for name in _NAMES
+        if name != "count_error"
+    }
+
+    def measure(weights: _Array) -> _Array:
+        each = np.stack([table.measure(weights) for table in tables], axis=-1)
+        known = np.where(is_there, each, np.nan)
+        means = [known_mean(known[:, column]) for column in range(len(_NAMES))]
+        return np.concatenate([*np.moveaxis(each, -1, 0), *means], axis=1)
+
+    keys = tuple((name, owner) for owner in (*classes, ALL) for name in _NAMES)
+    statistic = Statistic(keys, measure, counts, lambda *_: "the truth holds no such object")
+    return score_statistic(statistic, len(truth), subjects=subjects, resampling=resampling)
 
 
 def trace_froc(
     found: Sequence[Objects], truth: Sequence[Objects], *, number: int, overlap: float = OVERLAPS[0]
-) -> tuple[Array, Array]:
+) -> tuple[_Array, _Array]:
     """False positives a case and sensitivity, from the highest threshold to the lowest.
 
     Of the class of that number; begins at (0, 0).
     """
-    ranked = _rank(found, truth, number, overlap)
-    right, wrong = (block[0] for block in ranked.cumulate(np.ones((1, len(truth)))))
-    n_objects = sum(len(one.of_class(number).boxes) for one in truth)
-    return wrong / len(truth), right / n_objects if n_objects else np.full_like(right, np.nan)
-
-
-@dataclass(frozen=True, eq=False)
-class _Ranked:
-    """Boxes of all cases, the surest first.
-
-    Attributes:
-        cases: number of the case of each.
-        is_right: whether it was given an object.
-        last: numbers of those after which the score falls.
-    """
-
-    cases: NDArray[np.intp]
-    is_right: Array
-    last: NDArray[np.intp]
-
-    def cumulate(self, weights: Array) -> tuple[Array, Array]:
-        """Boxes right and wrong (rows, 1 + steps) at each threshold, nothing first."""
-        drawn = weights[:, self.cases]
-        right = np.cumsum(drawn * self.is_right, axis=1)[:, self.last]
-        wrong = np.cumsum(drawn, axis=1)[:, self.last] - right
-        none = np.zeros((len(weights), 1))
-        return np.concatenate([none, right], axis=1), np.concatenate([none, wrong], axis=1)
+    table = _tabulate(found, truth, number, [overlap])
+    (right,), counted = table.cumulate(np.ones((1, len(truth))))
+    total = np.full_like(right[0], table.n_objects.sum())
+    return (counted - right)[0] / len(truth), divided(right[0], total)
 
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """What is known of one class.
+    """What is known of one class: its boxes in all cases, the surest first.
 
     Attributes:
-        ranked: of each overlap.
+        cases: number of the case of each box.
+        is_right: whether it was given an object, by overlap (n_overlaps, n).
+        last: numbers of those after which the score falls.
         n_objects: in each case.
         off: difference of counts in each case.
     """
 
-    ranked: Sequence[_Ranked]
-    n_objects: Array
-    off: Array
+    cases: NDArray[np.intp]
+    is_right: _Array
+    last: NDArray[np.intp]
+    n_objects: _Array
+    off: _Array
 
-    @property
-    def names(self) -> list[str]:
-        """Of the numbers, in order."""
-        points = [f"froc@{x:g}" for x in FALSE_POSITIVES]
-        each = [f"{kind}@{overlap:g}" for overlap in OVERLAPS for kind in ("ap", "ar")]
-        return ["froc", *points, *each, "count_error"]
+    def cumulate(self, weights: _Array) -> tuple[list[_Array], _Array]:
+        """Boxes right, by overlap, and boxes in all (rows, 1 + steps), none of them first."""
+        drawn = weights[:, self.cases]
 
-    def measure(self, weights: Array) -> Array:
+        def count(boxes: _Array) -> _Array:
+            found: _Array = np.pad(np.cumsum(boxes, axis=1)[:, self.last], ((0, 0), (1, 0)))
+            return found
+
+        return [count(drawn * own) for own in self.is_right], count(drawn)
+
+    def measure(self, weights: _Array) -> _Array:
         """Numbers (rows, n_names) of cases that count so often, NaN where not defined."""
-        return np.concatenate([self._measure(rows) for rows in self._split(weights)])
+        size = max(1, _CHUNK // max(1, len(self.cases)))
+        parts = [weights[start : start + size] for start in range(0, len(weights), size)]
+        return np.concatenate([self._measure(rows) for rows in parts])
 
-    def _split(self, weights: Array) -> Iterator[Array]:
-        widest = max(1, *(len(one.cases) for one in self.ranked))
-        size = max(1, _CHUNK // widest)
-        return (weights[start : start + size] for start in range(0, len(weights), size))
-
-    def _measure(self, weights: Array) -> Array:
+    def _measure(self, weights: _Array) -> _Array:
         total = (weights @ self.n_objects)[:, None]
         n_cases = weights.sum(axis=1, keepdims=True)
+        each, counted = self.cumulate(weights)
         with np.errstate(invalid="ignore", divide="ignore"):
-            found = [one.cumulate(weights) for one in self.ranked]
-            right, wrong = found[0]
-            points = _read_at(wrong / n_cases, right / total, FALSE_POSITIVES)
+            points = _read_at((counted - each[0]) / n_cases, each[0] / total, FALSE_POSITIVES)
             columns = [points.mean(axis=1, keepdims=True), points]
-            for right, wrong in found:
-                columns += [_average_precision(right, wrong, total), right[:, -1:] / total]
+            for right in each:
+                columns += [_average_precision(right, counted, total), right[:, -1:] / total]
         columns.append((weights @ self.off)[:, None] / n_cases)
         table = np.concatenate(columns, axis=1)
         table[total[:, 0] == 0, :-1] = np.nan
         return table
 
 
-def _tabulate(found: Sequence[Objects], truth: Sequence[Objects], number: int) -> _Table:
-    own = [one.of_class(number) for one in truth]
-    n_objects = np.array([len(one.boxes) for one in own], dtype=np.float64)
-    n_sure = [(one.of_class(number).known_scores() >= SURE).sum() for one in found]
-    ranked = [_rank(found, truth, number, overlap) for overlap in OVERLAPS]
-    return _Table(ranked, n_objects, np.abs(np.array(n_sure) - n_objects))
+def _tabulate(
+    found: Sequence[Objects], truth: Sequence[Objects], number: int, overlaps: Sequence[float]
+) -> _Table:
+    ours = [one.of_class(number) for one in found]
+    theirs = [one.of_class(number) for one in truth]
+    matches = [
+        _match(one, other, overlaps=overlaps) for one, other in zip(ours, theirs, strict=True)
+    ]
+    scores = np.concatenate(
+        [one.known_scores()[order] for one, (order, _) in zip(ours, matches, strict=True)]
+    )
+    cases = np.repeat(np.arange(len(ours)), [len(order) for order, _ in matches])
+    is_right = np.concatenate([given >= 0 for _, given in matches], axis=1)
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order]
+    last = np.flatnonzero(np.append(scores[1:] < scores[:-1], True)[: len(scores)])
+    n_objects = np.array([len(one.boxes) for one in theirs], dtype=np.float64)
+    n_sure = np.array([(one.known_scores() >= SURE).sum() for one in ours])
+    right = is_right[:, order].astype(np.float64)
+    return _Table(cases[order], right, last, n_objects, np.abs(n_sure - n_objects))
 
 
-def _rank(
-    found: Sequence[Objects], truth: Sequence[Objects], number: int, overlap: float
-) -> _Ranked:
-    scores, cases, right = [], [], []
-    for case, (one, there) in enumerate(zip(found, truth, strict=True)):
-        own = one.of_class(number)
-        order, given = match_boxes(own, there.of_class(number), overlap=overlap)
-        scores.append(own.known_scores()[order])
-        cases.append(np.full(len(order), case))
-        right.append(given >= 0)
-    all_scores = np.concatenate(scores)
-    order = np.argsort(-all_scores, kind="stable")
-    ordered = all_scores[order]
-    last = np.flatnonzero(np.append(ordered[1:] < ordered[:-1], True)[: len(ordered)])
-    is_right = np.concatenate(right)[order].astype(np.float64)
-    return _Ranked(np.concatenate(cases)[order].astype(np.intp), is_right, last)
+def _match(
+    found: Objects, truth: Objects, *, overlaps: Sequence[float], most: int = MOST
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """As `match_boxes`, at several overlaps: what each box is given is (n_overlaps, n)."""
+    order = np.argsort(-found.known_scores(), kind="stable")[:most]
+    pairs = overlap_boxes(found.boxes[order], truth.boxes)
+    given = np.full((len(overlaps), len(order)), -1, dtype=np.intp)
+    for own, least in zip(given, overlaps, strict=True):
+        free = pairs.copy()
+        for row, values in enumerate(free):
+            if values.size and values.max() >= least:
+                own[row] = values.argmax()
+                free[:, own[row]] = -1
+    return order, given
 
 
-def _read_at(x: Array, y: Array, points: Sequence[float]) -> Array:
+def _read_at(x: _Array, y: _Array, points: Sequence[float]) -> _Array:
     """The lines through (x, y) (rows, steps), x rising, at each point; beyond the end as there."""
     rows = np.arange(len(x))
     read = []
@@ -221,14 +210,13 @@ def _read_at(x: Array, y: Array, points: Sequence[float]) -> Array:
     return np.stack(read, axis=1)
 
 
-def _average_precision(right: Array, wrong: Array, total: Array) -> Array:
+def _average_precision(right: _Array, counted: _Array, total: _Array) -> _Array:
     """Mean of the best precision from each of 101 recalls on (rows, 1)."""
-    recall, n_found = right / total, right + wrong
-    precision = np.divide(right, n_found, out=np.zeros_like(right), where=n_found > 0)
+    precision = np.nan_to_num(divided(right, counted))  # before the first box
     best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    reached = np.searchsorted(_RECALLS, recall, side="right")
+    reached = np.searchsorted(_RECALLS, right / total, side="right")
     fresh = np.diff(reached, axis=1, prepend=0)
-    area: Array = (fresh * best).sum(axis=1, keepdims=True) / len(_RECALLS)
+    area: _Array = (fresh * best).sum(axis=1, keepdims=True) / len(_RECALLS)
     return area
 
 

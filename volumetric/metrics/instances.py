@@ -12,15 +12,17 @@ then neither can belong to another (Kirillov et al., CVPR 2019). Definitions, ov
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volumetric.errors import ConfigError, GeometryError
-from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
-from volumetric.metrics.statistics import Interval, known_width
+from volumetric.metrics.ranking import divided
+from volumetric.metrics.resampling import USUAL, Resampling
+from volumetric.metrics.scoring import ALL, Statistic, score_statistic
+from volumetric.metrics.statistics import Interval
 
 Instances = NDArray[np.integer[Any]]
 _Array = NDArray[np.float64]
@@ -98,18 +100,16 @@ def score_instances(
 
     def measure(weights: _Array) -> _Array:
         overlap, n_pairs, n_found, n_true = (weights @ table).T
-        with np.errstate(invalid="ignore", divide="ignore"):
-            half = (n_found + n_true) / 2  # pairs, and half of all that are in none
-            columns = [overlap / half, overlap / n_pairs, n_pairs / half]
-            return np.stack([*columns, weights @ off / weights.sum(axis=1)], axis=1)
+        half = (n_found + n_true) / 2  # pairs, and half of all that are in none
+        columns = [divided(overlap, half), divided(overlap, n_pairs), divided(n_pairs, half)]
+        return np.stack([*columns, weights @ off / weights.sum(axis=1)], axis=1)
 
-    intervals = bootstrap_statistic(measure, len(cases), subjects=subjects, resampling=resampling)
-    scores = {}
-    for name, interval in zip(_METRICS, intervals, strict=True):
-        n = len(cases) if name == "count_error" else int(table[:, 3].sum())
-        one = replace(known_width(interval), n=n)
-        if one.mean is None:
-            absent = "no object was found where one is" if n else "the truth holds no object"
-            one = replace(one, reason=absent)
-        scores[name] = one
-    return scores
+    counts = {(name, ALL): int(table[:, 3].sum()) for name in _METRICS if name != "count_error"}
+    keys = tuple((name, ALL) for name in _METRICS)
+    statistic = Statistic(keys, measure, counts, _why_undefined)
+    scores = score_statistic(statistic, len(cases), subjects=subjects, resampling=resampling)
+    return {name: of_all[ALL] for name, of_all in scores.items()}
+
+
+def _why_undefined(_metric: str, _name: str, n: int) -> str:
+    return "no object was found where one is" if n else "the truth holds no object"

@@ -12,17 +12,17 @@ Predictions of one score go by video and time, so that their order in a list dec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from volumetric.errors import ConfigError
-from volumetric.metrics.classification import ALL, known_mean
 from volumetric.metrics.ranking import divided
-from volumetric.metrics.resampling import USUAL, Resampling, bootstrap_statistic
+from volumetric.metrics.resampling import USUAL, Resampling
+from volumetric.metrics.scoring import ALL, Statistic, known_mean, score_statistic
 from volumetric.metrics.segments import Segment, temporal_iou
-from volumetric.metrics.statistics import Interval, known_width
+from volumetric.metrics.statistics import Interval
 
 _Array = NDArray[np.float64]
 
@@ -111,20 +111,20 @@ def score_localisation(
         errors_s = divided(weights @ errors[0], weights @ errors[1])
         return np.concatenate([*precisions, errors_s], axis=1)
 
-    drawn = bootstrap_statistic(measure, len(truth), subjects=owners, resampling=resampling)
-    intervals = [known_width(interval) for interval in drawn]
     names = (*classes, ALL)
-    n_true = [*counts.sum(axis=0), counts.sum()]
-    rows = [iter(intervals)] * len(names)  # as many intervals a metric as there are names
-    found = list(zip(*rows, strict=True))
-    scores = {
-        f"ap_{at:g}": _named(row, names, n_true, "absent from truth")
-        for at, row in zip(tables, found, strict=False)
+    n_true, n_matched = (*counts.sum(axis=0), counts.sum()), errors[1].sum(axis=0)
+    behind = {**{f"ap_{at:g}": n_true for at in tables}, "boundary_error_s": n_matched}
+    numbers = {
+        (metric, name): int(n)
+        for metric, own in behind.items()
+        for name, n in zip(names, own, strict=True)
     }
-    n_matched = errors[1].sum(axis=0).tolist()
-    return scores | {
-        "boundary_error_s": _named(found[-1], names, n_matched, "no segment was matched")
-    }
+    statistic = Statistic(tuple(numbers), measure, numbers, _why_undefined)
+    return score_statistic(statistic, len(truth), subjects=owners, resampling=resampling)
+
+
+def _why_undefined(metric: str, _name: str, _n: int) -> str:
+    return "no segment was matched" if metric == "boundary_error_s" else "absent from truth"
 
 
 def _tables(
@@ -174,15 +174,6 @@ def _error_sums(
             sums[row_of[match.video], columns] += match.boundary_error_s
             counts[row_of[match.video], columns] += 1
     return sums, counts
-
-
-def _named(
-    intervals: Sequence[Interval], names: Sequence[str], counts: Sequence[float], absent: str
-) -> dict[str, Interval]:
-    return {
-        name: replace(found, n=int(n), reason=absent if found.mean is None else found.reason)
-        for name, n, found in zip(names, counts, intervals, strict=True)
-    }
 
 
 def _count(segments: Sequence[Segment], label: str) -> int:

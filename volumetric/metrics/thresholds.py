@@ -25,15 +25,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from volumetric.errors import ConfigError
-from volumetric.metrics.classification import (
-    ALL,
-    Statistic,
-    check_classes,
-    check_probabilities,
-    count_keys,
-    known_mean,
-)
+from volumetric.metrics.classification import check_classes, check_probabilities, count_keys
 from volumetric.metrics.ranking import divided
+from volumetric.metrics.scoring import ALL, Statistic, known_mean
 from volumetric.metrics.statistics import check_lengths
 
 _Array = NDArray[np.float64]
