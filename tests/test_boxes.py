@@ -10,7 +10,14 @@ from monai.data.box_utils import box_iou as monai_iou
 from torchvision.ops import batched_nms as torchvision_nms
 from torchvision.ops import box_iou as torchvision_iou
 
-from volumetric.boxes import Objects, check_boxes, fuse_boxes, overlap_boxes, suppress_boxes
+from volumetric.boxes import (
+    Objects,
+    check_boxes,
+    fuse_boxes,
+    overlap_boxes,
+    overlap_pairs,
+    suppress_boxes,
+)
 from volumetric.errors import ConfigError, GeometryError
 
 
@@ -27,6 +34,9 @@ def test_overlaps_are_those_of_torchvision_and_monai(n_axes: int) -> None:
     found = overlap_boxes(one, other)
     theirs = monai_iou(torch.from_numpy(one), torch.from_numpy(other)).numpy()
     np.testing.assert_allclose(found, theirs, atol=1e-5)
+    single = [torch.from_numpy(boxes).float() for boxes in (one, other)]
+    ours = overlap_pairs(single[0][:, None], single[1][None])
+    torch.testing.assert_close(ours, monai_iou(*single))
     if n_axes == 2:
         theirs = torchvision_iou(torch.from_numpy(one), torch.from_numpy(other)).numpy()
         np.testing.assert_allclose(found, theirs, atol=1e-12)

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from monai.data.box_utils import box_iou
 
-from volumetric.detection_loss import Target, assign_cells, detection_loss, overlap_all
+from volumetric.boxes import overlap_pairs
+from volumetric.detection_loss import Target, assign_cells, detection_loss
 from volumetric.models.detector import Cells, Detector
 
 
@@ -79,9 +78,9 @@ def test_two_images_are_learnt_by_heart(flat: bool) -> None:
             # The surest cells of a class are on its object, and their boxes fit.
             surest = scores[number, :, label].argmax()
             same = target.boxes[target.labels == label]
-            assert overlap_all(same, cells.boxes[number, [surest]]).max() > 0.8
+            assert overlap_pairs(same, cells.boxes[number, surest]).max() > 0.8
             assert scores[number, surest, label] > 0.5
-            best = scores[number, :, label] * (overlap_all(box[None], cells.boxes[number])[0] > 0.7)
+            best = scores[number, :, label] * (overlap_pairs(box, cells.boxes[number]) > 0.7)
             assert best.max() > 0.5
         absent = {0, 1} - set(target.labels.tolist())
         for label in absent:
@@ -134,13 +133,6 @@ def test_a_better_box_costs_less() -> None:
         )
         losses.append(float(detection_loss(cells, [truth])))
     assert losses[0] < losses[1] < losses[2]
-
-
-def test_overlaps_are_monais() -> None:
-    rng = np.random.default_rng(0)
-    low = rng.uniform(0, 10, (2, 50, 3))
-    boxes = torch.from_numpy(np.concatenate([low, low + rng.uniform(1, 8, low.shape)], -1)).float()
-    torch.testing.assert_close(overlap_all(boxes[0], boxes[1]), box_iou(boxes[0], boxes[1]))
 
 
 def test_detector_exports_what_it_says() -> None:

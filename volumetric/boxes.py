@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 
 from volumetric.errors import ConfigError, GeometryError
@@ -87,13 +88,18 @@ def check_boxes(boxes: ArrayLike, *, n_axes: int | None = None) -> Boxes:
 
 def overlap_boxes(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     """Intersection over union of each pair (n, m) of boxes (n, 2 * axes) and (m, 2 * axes)."""
-    first_low, first_high = np.split(first[:, None], 2, axis=2)
-    second_low, second_high = np.split(second[None], 2, axis=2)
-    sides = np.minimum(first_high, second_high) - np.maximum(first_low, second_low)
-    shared = sides.clip(min=0).prod(axis=2)
-    sizes = (first_high - first_low).prod(axis=2) + (second_high - second_low).prod(axis=2)
-    found: NDArray[np.float64] = shared / (sizes - shared)
+    ones, others = torch.from_numpy(first), torch.from_numpy(second)
+    found: NDArray[np.float64] = overlap_pairs(ones[:, None], others[None]).numpy()
     return found
+
+
+def overlap_pairs(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Intersection over union of boxes (…, 2 * axes), each with its own."""
+    (first_low, first_high), (second_low, second_high) = first.chunk(2, -1), second.chunk(2, -1)
+    sides = torch.minimum(first_high, second_high) - torch.maximum(first_low, second_low)
+    shared = sides.clamp(min=0).prod(-1)
+    sizes = (first_high - first_low).prod(-1) + (second_high - second_low).prod(-1)
+    return shared / (sizes - shared)
 
 
 def suppress_boxes(found: Objects, *, overlap: float) -> Objects:

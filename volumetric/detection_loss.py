@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from volumetric.boxes import overlap_pairs
 from volumetric.models.detector import Cells
 
 _RADIUS = 1.5  # cells around an object's centre that may be its own
@@ -78,7 +79,7 @@ def assign_cells(cells: Cells, number: int, target: Target) -> torch.Tensor:
     may_be = inside & near
     may_be[torch.arange(len(nearest)), nearest] |= ~may_be.any(1)
 
-    overlaps = overlap_all(target.boxes, cells.boxes[number])
+    overlaps = overlap_pairs(target.boxes[:, None], cells.boxes[number])
     sure = (cells.logits[number].sigmoid() * cells.centres[number].sigmoid()[:, None]).sqrt()
     wanted = F.one_hot(target.labels, sure.shape[1]).to(sure)
     off = F.binary_cross_entropy(
@@ -98,17 +99,3 @@ def assign_cells(cells: Cells, number: int, target: Target) -> torch.Tensor:
     cheapest = torch.where(taken, cost, torch.inf).min(0)
     owner[taken.any(0)] = cheapest.indices[taken.any(0)]
     return owner
-
-
-def overlap_all(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Intersection over union (n, m) of boxes (n, 6) and (m, 6)."""
-    return overlap_pairs(first[:, None], second[None])
-
-
-def overlap_pairs(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Intersection over union of boxes (…, 6), each with its own."""
-    low = torch.maximum(first[..., :3], second[..., :3])
-    high = torch.minimum(first[..., 3:], second[..., 3:])
-    shared = (high - low).clamp(min=0).prod(-1)
-    sizes = [(boxes[..., 3:] - boxes[..., :3]).prod(-1) for boxes in (first, second)]
-    return shared / (sizes[0] + sizes[1] - shared + _TINY)
