@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from volumetric.errors import ConfigError, GeometryError
 from volumetric.instances import Instance, measure_instances
 from volumetric.metrics.instances import overlap_instances
-from volumetric.volume import Volume
+from volumetric.volume import Volume, same_grid
 
 _FAR = 1e9  # mm: no pair
 
@@ -60,7 +60,7 @@ def compare_dates(
         raise ConfigError(
             "bad-days", f"{days} days between the dates", "Give the earlier one first"
         )
-    if before.shape != after.shape or not np.allclose(before.affine, after.affine, atol=1e-3):
+    if not same_grid(before, after, within=1e-3):
         raise GeometryError(
             "other-grid",
             f"the earlier has {before.shape} voxels, the later {after.shape}, or they lie apart",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,11 +51,18 @@ def split_components(mask: Volume, label: int = 1) -> Volume:
     Raises:
         GeometryError: more than one channel.
     """
-    components, n_found = ndimage.label(_only_channel(mask) == label, structure=np.ones((3, 3, 3)))
+    components = number_components(_only_channel(mask) == label)
+    return mask.with_data(torch.from_numpy(components)[None])
+
+
+def number_components(inside: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The 26-connected components (D, H, W), numbered from 1, the largest first; 0 outside."""
+    components, n_found = ndimage.label(inside, structure=np.ones((3, 3, 3)))
     sizes = np.bincount(components.ravel(), minlength=n_found + 1)[1:]
     numbers = np.zeros(n_found + 1, dtype=np.int32)
     numbers[1 + np.argsort(-sizes, kind="stable")] = np.arange(1, n_found + 1)
-    return mask.with_data(torch.from_numpy(numbers[components])[None])
+    found: NDArray[np.int32] = numbers[components]
+    return found
 
 
 def measure_instances(instances: Volume) -> list[Instance]:
@@ -76,16 +82,22 @@ def measure_instances(instances: Volume) -> list[Instance]:
         )
     numbers = _only_channel(instances)
     places = ndimage.find_objects(numbers)
+    axis = [world for world, _ in closest_axes(instances.affine)].index(_SUPERIOR)
     return [
-        _measure(instances, numbers[place] == number, place, number)
+        _measure(instances, numbers[place] == number, place, number, axis)
         for number, place in enumerate(places, start=1)
         if place is not None
     ]
 
 
 def _measure(
-    instances: Volume, inside: NDArray[np.bool_], place: tuple[slice, ...], number: int
+    instances: Volume,
+    inside: NDArray[np.bool_],
+    place: tuple[slice, ...],
+    number: int,
+    axis: int,
 ) -> Instance:
+    """One object, whose axial slices lie across that axis of the array."""
     matrix, origin = instances.affine[:3, :3], instances.affine[:3, 3]
     low = np.array([one.start for one in place])
     index = np.argwhere(inside) + low
@@ -93,8 +105,7 @@ def _measure(
     ends = [(one.start - 0.5, one.stop - 0.5) for one in place]
     corners = np.array([(d, h, w) for d in ends[0] for h in ends[1] for w in ends[2]])
     world = corners @ matrix.T + origin
-    longest, across, at = _diameters(instances, inside)
-    axis = _axial_axis(instances)
+    longest, across, at = _diameters(np.delete(matrix, axis, axis=1), np.moveaxis(inside, axis, 0))
     centre = matrix @ index.mean(axis=0) + origin
     return Instance(
         number=number,
@@ -108,16 +119,20 @@ def _measure(
     )
 
 
-def _diameters(instances: Volume, inside: NDArray[np.bool_]) -> tuple[float, float, int]:
-    """The longest diameter in mm, the one across it, and in which slice of the object they lie."""
-    axis = _axial_axis(instances)
-    in_plane = np.delete(instances.affine[:3, :3], axis, axis=1)
+def _diameters(in_plane: _Array, slices: NDArray[np.bool_]) -> tuple[float, float, int]:
+    """The longest diameter in mm, the one across it, and in which slice they lie.
+
+    `in_plane` (3, 2) says how far the pixels of a slice lie apart in the world.
+    """
     best = (0.0, 0.0, 0)
-    for at, plane in _slices(inside, axis):
+    # In the plane's own mm, whose axes need not be perpendicular in a sheared grid.
+    to_mm = np.linalg.qr(in_plane)[1].T
+    for at, plane in enumerate(slices):
+        if not plane.any():
+            continue
         pixels = np.argwhere(plane).astype(np.float64)
         edges = np.unique((pixels[:, None] + _EDGES).reshape(-1, 2), axis=0)
-        # In the plane's own mm, whose axes need not be perpendicular in a sheared grid.
-        hull = _hull(edges @ np.linalg.qr(in_plane)[1].T)
+        hull = _hull(edges @ to_mm)
         apart = hull[:, None] - hull[None]
         lengths = np.linalg.norm(apart, axis=2)
         one, other = np.unravel_index(lengths.argmax(), lengths.shape)
@@ -154,17 +169,6 @@ def _hull(points: _Array) -> _Array:
     """The corners of the convex hull of points (n, 2), in their order around it."""
     found: _Array = points[ConvexHull(points).vertices]
     return found
-
-
-def _slices(inside: NDArray[np.bool_], axis: int) -> Iterator[tuple[int, NDArray[np.bool_]]]:
-    for at, plane in enumerate(np.moveaxis(inside, axis, 0)):
-        if plane.any():
-            yield at, plane
-
-
-def _axial_axis(volume: Volume) -> int:
-    """The array's axis (0 D, 1 H, 2 W) that runs nearest to superior."""
-    return [world for world, _ in closest_axes(volume.affine)].index(_SUPERIOR)
 
 
 def _only_channel(volume: Volume) -> NDArray[np.int64]:

@@ -112,6 +112,11 @@ class Volume:
         return replace(self, data=data)
 
 
+def same_grid(one: Volume, other: Volume, *, within: float) -> bool:
+    """Whether as many voxels of both lie in the same places, up to `within` in their affines."""
+    return one.shape == other.shape and np.allclose(one.affine, other.affine, atol=within)
+
+
 def closest_axes(affine: Affine) -> tuple[tuple[int, int], ...]:
     """For each of (D, H, W): the world axis (0 x, 1 y, 2 z) it runs along, and its sign.
 

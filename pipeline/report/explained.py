@@ -26,7 +26,7 @@ from volumetric.figures import (
     plane_spacing,
 )
 from volumetric.preprocess import orient
-from volumetric.volume import Volume
+from volumetric.volume import Volume, same_grid
 
 _WIDTH, _LEFT, _RIGHT = 460.0, 40.0, 446.0
 _TOP, _BOTTOM = 22.0, 112.0
@@ -59,7 +59,7 @@ def draw_map(
     Raises:
         GeometryError: scan and map do not lie on one grid.
     """
-    if scan.shape != heat.shape or not np.allclose(scan.affine, heat.affine, atol=0.01):
+    if not same_grid(scan, heat, within=0.01):
         raise GeometryError(
             "other-grid",
             f"{heat.shape} voxels of the map do not lie on the {scan.shape} of the scan",

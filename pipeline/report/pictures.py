@@ -26,7 +26,7 @@ from volumetric.figures import (
 )
 from volumetric.io import read_volume
 from volumetric.preprocess import orient
-from volumetric.volume import Affine, Volume
+from volumetric.volume import Affine, Volume, same_grid
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _read_scan(case: Case, prediction: Path, classes: Mapping[int, str]) -> _Sca
 
 def _labels(path: Path, image: Volume) -> Mask:
     mask = orient(read_volume(path))
-    if mask.shape != image.shape or not np.allclose(mask.affine, image.affine, atol=0.01):
+    if not same_grid(mask, image, within=0.01):
         raise GeometryError(
             "other-grid",
             f"{mask.shape} voxels of the mask do not lie on the {image.shape} of the image",

@@ -45,5 +45,5 @@ def prediction_key(run: SegmentRun, case: Case, spec: ModelSpec) -> str:
     """Of the weights, the case's facts, the prediction's settings and the code."""
     section = run.config.predict
     weights = spec.folds[str(case.fold)]["weights_sha256"]
-    code = hash_code("preprocess", "intensity", "interpolate", "inference", "io")
+    code = hash_code("preprocess", "intensity", "interpolate", "inference", "instances", "io")
     return hash_values(weights, facts_key(run, case), section.overlap, section.mirror_axes, code)

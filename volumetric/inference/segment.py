@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
 import torch
-from scipy import ndimage
 
 from volumetric.inference.window import predict_logits
+from volumetric.instances import number_components
 from volumetric.model import Model
 from volumetric.preprocess import labels_on_grid, prepare
 from volumetric.spec import ModelSpec
@@ -43,9 +42,5 @@ def keep_largest(labels: Volume, classes: Collection[int]) -> Volume:
     """The labels with only the largest 26-connected component of each of `classes` left."""
     array = labels.data[0].numpy().copy()
     for label in classes:
-        components, n_found = ndimage.label(array == label, structure=np.ones((3, 3, 3)))
-        if n_found > 1:
-            sizes = np.bincount(components.ravel())
-            sizes[0] = 0
-            array[(components > 0) & (components != sizes.argmax())] = 0
+        array[number_components(array == label) > 1] = 0
     return labels.with_data(torch.from_numpy(array)[None])
