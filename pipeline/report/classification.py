@@ -116,7 +116,7 @@ def _context(
         for name in (str(case["id"]) for case in ordered)
     }
     confusion, metrics = results.get("confusion"), results.get("metrics") or {}
-    confidence = f"{100 * results.get('confidence', 0.95):g} %"
+    confidence = scores.confidence(results)
     return {
         "record": record,
         "multi_label": bool(results.get("multi_label")),

@@ -45,7 +45,7 @@ def _context(out: Path, found: _Found) -> dict[str, Any]:
     return {
         "record": {"name": title},
         "found": found,
-        "confidence": f"{100 * found['confidence']:g} %",
+        "confidence": scores.confidence(found),
         "uncorrected": UNCORRECTED,
         "headline": _headline(found, metric, name),
         "facts": _facts(found),

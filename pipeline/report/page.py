@@ -97,7 +97,7 @@ def _context(
         "facts": _facts(record, ordered),
         "notes": [str(note) for note in results.get("notes", [])],
         "n_apart": n_apart,
-        "confidence": _confidence(results),
+        "confidence": scores.confidence(results),
         "summary": _summary(results, metrics, names),
         "meanings": _meanings(results, metrics),
         "strips": strip_plots(results, ordered, names, links),
@@ -130,13 +130,9 @@ def _context(
     }
 
 
-def _confidence(results: Mapping[str, Any]) -> str:
-    return f"{100 * results.get('confidence', 0.95):g} %"
-
-
 def _headline(results: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
     """The main metric: its mean over classes first, then each class."""
-    metrics, confidence = results.get("metrics", {}), _confidence(results)
+    metrics, confidence = results.get("metrics", {}), scores.confidence(results)
     if not metrics:
         return []
     metric = "dice" if "dice" in metrics else next(iter(metrics))

@@ -110,6 +110,11 @@ def interval(summary: Mapping[str, Any], metric: str) -> Markup:
     return pattern.format(low, number_text(low, metric), high, number_text(high, metric))
 
 
+def confidence(results: Mapping[str, Any]) -> str:
+    """How often intervals should hold the truth: "95 %"."""
+    return f"{100 * results.get('confidence', 0.95):g} %"
+
+
 def known_interval(summary: Mapping[str, Any], metric: str) -> Markup:
     """The interval of a mean, nothing where there is none."""
     ends = known(summary.get("ci_low")), known(summary.get("ci_high"))

@@ -27,7 +27,7 @@ def write_series_page(out: Path, series: Mapping[str, Any]) -> Path:
     context = {
         "record": {"name": f"{runs[0]['name']} and {len(runs) - 1} others"},
         "series": series,
-        "confidence": f"{100 * series['confidence']:g} %",
+        "confidence": scores.confidence(series),
         "uncorrected": UNCORRECTED,
         "n_repeats": max(run.get("n_repeats", 1) for run in runs),
         "curves": curve_names(runs) if "share" in runs[0] else [],

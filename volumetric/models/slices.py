@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -98,11 +98,10 @@ class SliceNetwork(nn.Module):
         """
         if self.planes == 3 and lengths is not None:
             return self._weigh_alone(images, lengths)
-        n = len(self.heads) // self.planes
         answers, counts = [], []
         for axis in range(self.planes):
             found = self.look(images.movedim(2 + axis, 2), lengths)
-            heads = cast(Iterable[SliceHead], self.heads[axis * n : (axis + 1) * n])
+            heads = self._heads_of(axis)
             logits, counted = zip(*(head.weigh(found, lengths) for head in heads), strict=True)
             answers.append(torch.stack(logits).mean(0))
             counts.append(torch.stack(counted).mean(0))
@@ -113,10 +112,9 @@ class SliceNetwork(nn.Module):
 
         Its images are this network's with that axis (0 D, 1 H, 2 W) first: `movedim(2 + axis, 2)`.
         """
-        n = len(self.heads) // self.planes
         return SliceNetwork(
             self.trunk,
-            cast(Sequence[SliceHead], self.heads[axis * n : (axis + 1) * n]),
+            self._heads_of(axis),
             streams=self.streams,
             neighbours=self.neighbours,
             chunk=self.chunk,
@@ -142,6 +140,10 @@ class SliceNetwork(nn.Module):
             found[there.flatten()] = seen
         found = found.reshape(batch, self.streams, depth, *found.shape[1:])
         return found.transpose(2, 3).flatten(1, 2)
+
+    def _heads_of(self, axis: int) -> Sequence[SliceHead]:
+        n = len(self.heads) // self.planes
+        return cast(Sequence[SliceHead], self.heads[axis * n : (axis + 1) * n])
 
     def _weigh_alone(
         self, images: torch.Tensor, lengths: torch.Tensor
