@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.findings import Report, sort_findings
 from pipeline.manifest import find_manifest, load_data_set
 from pipeline.progress import each_in_threads, one_core_each
-from volumetric.cases import Case, read_rows, with_folds
+from volumetric.cases import Case, read_rows
 from volumetric.check import Checked, check_case
 from volumetric.check.clip import CheckedClip, check_clip
 from volumetric.check.clips import ClipTraits, check_clips
@@ -21,6 +21,7 @@ from volumetric.check.scans import find_scans, is_folder
 from volumetric.check.traits import Traits
 from volumetric.errors import ManifestError, UnreadableFileError, VolumetricError, printable
 from volumetric.findings import Finding, as_finding
+from volumetric.folds import with_folds
 from volumetric.io.video import is_video_file
 
 

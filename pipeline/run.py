@@ -15,8 +15,9 @@ from pipeline.files import read_json, write_json, write_text
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
 from pipeline.provenance import write_provenance
 from pipeline.segmentation.config import SegmentConfig
-from volumetric.cases import Case, with_folds
+from volumetric.cases import Case
 from volumetric.errors import ConfigError, OutputError, VolumetricError
+from volumetric.folds import with_folds
 
 _Config = TypeVar("_Config", bound=RunConfig, covariant=True)
 

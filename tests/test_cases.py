@@ -9,16 +9,9 @@ from hypothesis import strategies as st
 from sklearn.model_selection import KFold
 
 from pipeline.manifest import find_manifest, load_cases, load_data_set
-from volumetric.cases import (
-    Case,
-    draw_share,
-    group_folds,
-    read_cases,
-    read_rows,
-    with_folds,
-    write_cases,
-)
+from volumetric.cases import Case, read_cases, read_rows, write_cases
 from volumetric.errors import ManifestError, UnreadableFileError
+from volumetric.folds import draw_share, group_folds, with_folds
 
 
 def _write(folder: Path, text: str) -> Path:

@@ -30,13 +30,14 @@ from tests.videos import (
     uneven,
     write_sound,
 )
-from volumetric.cases import Case, with_folds
+from volumetric.cases import Case
 from volumetric.check.clip import CheckedClip, check_clip
 from volumetric.check.clips import ClipTraits, check_clips
 from volumetric.check.codes import CODES
 from volumetric.check.cohort import check_listing
 from volumetric.errors import ConfigError, ManifestError, OutputError, VolumetricError
 from volumetric.findings import Finding
+from volumetric.folds import with_folds
 from volumetric.io.video import probe_video, read_clip, write_video
 
 DATA = Path(__file__).parents[2] / "shared" / "data"

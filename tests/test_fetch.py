@@ -23,8 +23,9 @@ from hypothesis import strategies as st
 
 import pipeline.fetch
 from pipeline.fetch import fetch
-from volumetric.cases import group_folds, read_cases
+from volumetric.cases import read_cases
 from volumetric.errors import DownloadError, ManifestError, OutputError, UnreadableFileError
+from volumetric.folds import group_folds
 
 MANIFESTS = Path(__file__).parents[1] / "data_manifests"
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"

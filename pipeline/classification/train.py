@@ -19,8 +19,9 @@ from pipeline.device import describe_device, find_device
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import LabelRun
-from volumetric.cases import Case, draw_share
+from volumetric.cases import Case
 from volumetric.errors import ConfigError, ManifestError, OutputError
+from volumetric.folds import draw_share
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.labelled import LabelledCase, draw_chances, open_labelled
 from volumetric.learning import Lesson, Training, fit
