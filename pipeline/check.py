@@ -162,7 +162,9 @@ def _listed(path: Path, root: Path | None, manifest: Path | None) -> _Target:
 
 def _refuse_wrong_root(cases: Sequence[Case], root: Path, table: Path) -> None:
     """Once, and not for each case: most often --root was left out."""
-    files = [path for case in cases for path in (case.image, case.mask) if path is not None]
+    files = [
+        path for case in cases for path in (case.image, case.mask, case.boxes) if path is not None
+    ]
     if len(cases) > 1 and not any(os.path.lexists(path) for path in files):
         raise ManifestError(
             "missing-root",

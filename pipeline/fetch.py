@@ -127,7 +127,8 @@ def _read_record(manifest: Path) -> _Record:
 
 
 def _missing(data: Path, cases: Path) -> list[str]:
-    paths = [p for case in read_cases(cases, root=data) for p in (case.image, case.mask)]
+    listed = read_cases(cases, root=data)
+    paths = [path for case in listed for path in (case.image, case.mask, case.boxes)]
     return [p.relative_to(data).as_posix() for p in paths if p is not None and not p.is_file()]
 
 

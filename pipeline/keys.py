@@ -32,7 +32,7 @@ def case_key(run: Run[Any], case: Case) -> str:
     Raises:
         UnreadableFileError: a file is missing.
     """
-    for path in (case.image, case.mask):
+    for path in (case.image, case.mask, case.boxes):
         if path is not None and not path.exists():
             raise UnreadableFileError(
                 "missing-file",
@@ -46,7 +46,7 @@ def case_key(run: Run[Any], case: Case) -> str:
         *(case.series, case.label),
         *(data_set.classes, data_set.modality, data_set.labels, data_set.multi_label),
     ]
-    return hash_values(hash_files([case.image, case.mask]), about, code)
+    return hash_values(hash_files([case.image, case.mask, case.boxes]), about, code)
 
 
 def facts_key(run: Run[Any], case: Case) -> str | None:

@@ -7,7 +7,8 @@ The transforms and their default strengths follow nnU-Net (Isensee 2021, supplem
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,42 @@ def augment_images(
     return _change_intensity(images, generator, settings.p_intensity)
 
 
+def augment_boxes(
+    images: torch.Tensor,
+    boxes: Sequence[torch.Tensor],
+    generator: torch.Generator,
+    *,
+    settings: Augmentation,
+    spacing: tuple[float, float, float],
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Changed images, and for each its boxes (n, 6) in voxels, around where their objects are now.
+
+    Mirrored, scaled and shifted boxes are exact; turned ones are those around the ellipsoid that
+    fills the old ones. They may reach out of the image. Elastic deformation is left out.
+    """
+    settings = replace(settings, elastic=0.0)
+    theta, _ = _spatial_matrix(images, generator, settings, spacing)
+    moved = list(boxes)
+    if theta is not None:
+        images = _gather(images, F.affine_grid(theta, list(images.shape), align_corners=False))
+        moved = [
+            _move_boxes(own, one, images.shape[2:]) for own, one in zip(boxes, theta, strict=True)
+        ]
+    return _change_intensity(images, generator, settings.p_intensity), moved
+
+
+def _move_boxes(boxes: torch.Tensor, theta: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Boxes of old places at new ones, which `theta` (3, 4) leads back from."""
+    back, shift = theta[:, :3].flip(0, 1), theta[:, 3].flip(0)
+    forth = torch.linalg.inv(back)
+    half = torch.tensor(shape, device=boxes.device) / 2  # voxels in 1 of affine_grid's units
+    low, high = ((side + 0.5) / half - 1 for side in boxes.chunk(2, 1))
+    middle = ((low + high) / 2 - shift) @ forth.T
+    reach = (((high - low) / 2)[:, None] * forth).square().sum(-1).sqrt()
+    sides = [(end + 1) * half - 0.5 for end in (middle - reach, middle + reach)]
+    return torch.cat(sides, 1)
+
+
 def _gather(images: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
@@ -87,13 +124,35 @@ def _spatial_grid(
     spacing: tuple[float, float, float],
 ) -> torch.Tensor | None:
     """Where each new voxel is taken from: (B, D, H, W, 3) in grid_sample's order (w, h, d)."""
+    theta, chosen = _spatial_matrix(images, generator, settings, spacing)
+    if theta is None:
+        return None
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    if not settings.elastic:
+        return grid
+    bumps = _normal(images, generator, (len(images), 3, 5, 5, 5)) * (2 * settings.elastic)
+    bumps = bumps * chosen[:, None, None, None, None]
+    smooth = F.interpolate(bumps, size=images.shape[2:], mode="trilinear", align_corners=True)
+    return grid + smooth.permute(0, 2, 3, 4, 1)
+
+
+def _spatial_matrix(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    settings: Augmentation,
+    spacing: tuple[float, float, float],
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Matrices (B, 3, 4) from new to old places, as affine_grid has them, and who is changed.
+
+    None where nobody is.
+    """
     batch, _, *shape = images.shape
     chosen = _chosen(images, generator, settings.p_spatial)
     flips = torch.ones(batch, 3, device=images.device)
     for axis in settings.flip_axes:
         flips[:, axis] = 1 - 2 * _chosen(images, generator, 0.5)
     if not chosen.any() and (flips > 0).all():
-        return None
+        return None, chosen
     angles = _normal(images, generator, (batch, 3)) * (settings.rotation_degrees * torch.pi / 180)
     if max(spacing) > 3 * min(spacing):
         # Thick slices: turning them out of their plane would interpolate between far voxels.
@@ -113,13 +172,7 @@ def _spatial_grid(
     if settings.shift:  # in grid_sample's order, whose ends are -1 and 1
         moved = _uniform(images, generator, (batch, 3), -1, 1) * (2 * settings.shift)
         theta[:, :, 3] = moved * chosen[:, None]
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    if not settings.elastic:
-        return grid
-    bumps = _normal(images, generator, (batch, 3, 5, 5, 5)) * (2 * settings.elastic)
-    bumps = bumps * chosen[:, None, None, None, None]
-    smooth = F.interpolate(bumps, size=tuple(shape), mode="trilinear", align_corners=True)
-    return grid + smooth.permute(0, 2, 3, 4, 1)
+    return theta, chosen
 
 
 def _change_intensity(x: torch.Tensor, generator: torch.Generator, p: float) -> torch.Tensor:

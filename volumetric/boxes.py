@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,6 +85,19 @@ def check_boxes(boxes: ArrayLike, *, n_axes: int | None = None) -> Boxes:
             "Give the low corner, then the high corner",
         )
     return found
+
+
+def move_boxes(boxes: Boxes, mapping: NDArray[np.floating[Any]]) -> Boxes:
+    """The boxes (n, 6) around what a 4x4 mapping, such as an affine, makes of boxes (n, 6).
+
+    Where it permutes, flips, scales and shifts axes they are the same boxes; where it turns them,
+    the smallest that hold them.
+    """
+    linear, offset = mapping[:3, :3], mapping[:3, 3]
+    low, high = np.split(boxes, 2, axis=1)
+    middle = (low + high) / 2 @ linear.T + offset
+    reach = (high - low) / 2 @ np.abs(linear).T
+    return np.concatenate([middle - reach, middle + reach], axis=1)
 
 
 def overlap_boxes(first: Boxes, second: Boxes) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ class Case:
         mask: path of the voxel labels; None where there are none.
         label: class of the whole case; None where there is none.
         series: which volume of a DICOM folder, as `read_volume` takes it; None for the only one.
+        boxes: path of a CSV of boxes, see `volumetric.io.boxes`; None where there is none.
     """
 
     id: str
@@ -36,6 +37,7 @@ class Case:
     mask: Path | None = None
     label: str | None = None
     series: str | None = None
+    boxes: Path | None = None
 
 
 _LARGEST_MANIFEST = 1 << 26  # bytes: a million rows
@@ -45,7 +47,7 @@ _COLUMNS = tuple(field.name for field in fields(Case))
 def read_cases(path: Path, *, root: Path) -> list[Case]:
     """Cases of a manifest's CSV, in its order, with paths under `root`.
 
-    Columns: id, image (required); subject (default: id), fold, mask, label, series. Unknown
+    Columns: id, image (required); subject (default: id), fold, mask, label, series, boxes. Unknown
     columns are refused, so that a misspelt one is never silently dropped.
 
     Raises:
@@ -203,7 +205,7 @@ def _case(path: Path, number: int, row: Mapping[str, str | None], root: Path) ->
             "Use 0, 1, 2, … or leave it empty",
             path=where,
         )
-    mask = cells["mask"]
+    mask, boxes = cells["mask"], cells["boxes"]
     return Case(
         id=name,
         subject=cells["subject"] or name,
@@ -212,6 +214,7 @@ def _case(path: Path, number: int, row: Mapping[str, str | None], root: Path) ->
         mask=None if mask is None else _inside(root, mask, where),
         label=cells["label"],
         series=cells["series"],
+        boxes=None if boxes is None else _inside(root, boxes, where),
     )
 
 

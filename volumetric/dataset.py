@@ -71,7 +71,7 @@ def draw_batch(
                 list(source.foreground)[int(rng.integers(len(source.foreground)))]
             ]
             centre = voxels[int(rng.integers(len(voxels)))]
-        start = _place(source.prepared.shape, patch_size, centre, rng)
+        start = place_patch(source.prepared.shape, patch_size, centre, rng)
         image, mask = read_patch(source, start, patch_size)
         images.append(image)
         masks.append(mask)
@@ -82,25 +82,44 @@ def read_patch(
     source: PatchSource, start: Triple, patch_size: Triple
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image (C, *patch) and mask (*patch) of the box at `start`; what lies outside is 0."""
-    shape = source.prepared.shape
-    low = [max(0, a) for a in start]
-    size = [min(a + p, n) - b for a, p, n, b in zip(start, patch_size, shape, low, strict=True)]
-    box: tuple[Triple, Triple] = ((low[0], low[1], low[2]), (size[0], size[1], size[2]))
-    if source.image is None or source.mask is None:
-        image, mask = source.prepared.read_image(*box), source.prepared.read_mask(*box)
+    image = read_box(source.prepared, source.image, start, patch_size)
+    low, size, pad = _inside(source.prepared.shape, start, patch_size)
+    if source.mask is None:
+        mask = source.prepared.read_mask(low, size)
     else:
-        where = tuple(slice(b, b + n) for b, n in zip(low, size, strict=True))
-        image, mask = source.image[(slice(None), *where)], source.mask[where]
+        mask = source.mask[tuple(slice(b, b + n) for b, n in zip(low, size, strict=True))]
+    return image, F.pad(mask, pad)
+
+
+def read_box(
+    prepared: Prepared, held: torch.Tensor | None, start: Triple, patch_size: Triple
+) -> torch.Tensor:
+    """The box (C, *patch) at `start` of an image, held or on disk; what lies outside is 0."""
+    low, size, pad = _inside(prepared.shape, start, patch_size)
+    if held is None:
+        return F.pad(prepared.read_image(low, size), pad)
+    where = tuple(slice(b, b + n) for b, n in zip(low, size, strict=True))
+    return F.pad(held[(slice(None), *where)], pad)
+
+
+def _inside(shape: Triple, start: Triple, patch: Triple) -> tuple[Triple, Triple, list[int]]:
+    """Start and size of what of a patch lies inside, and how it is padded, as F.pad takes it."""
+    low = [max(0, a) for a in start]
+    size = [min(a + p, n) - b for a, p, n, b in zip(start, patch, shape, low, strict=True)]
     pad: list[int] = []
     for axis in (2, 1, 0):
         before = low[axis] - start[axis]
-        pad += [before, patch_size[axis] - before - size[axis]]
-    return F.pad(image, pad), F.pad(mask, pad)
+        pad += [before, patch[axis] - before - size[axis]]
+    return (low[0], low[1], low[2]), (size[0], size[1], size[2]), pad
 
 
-def _place(
+def place_patch(
     shape: Triple, patch: Triple, centre: np.ndarray | None, rng: np.random.Generator
 ) -> Triple:
+    """Where a patch begins: around a voxel as far as the shape allows, or anywhere inside.
+
+    A case smaller than the patch lies in its middle.
+    """
     start = []
     for axis, (n, p) in enumerate(zip(shape, patch, strict=True)):
         if n <= p:

@@ -34,12 +34,19 @@ class Target:
     boxes: torch.Tensor
     labels: torch.Tensor
 
+    def to(self, device: torch.device) -> Target:
+        """The same on a device."""
+        return Target(self.boxes.to(device), self.labels.to(device))
 
-def detection_loss(cells: Cells, targets: Sequence[Target]) -> torch.Tensor:
+
+def detection_loss(
+    cells: Cells, targets: Sequence[Target], *, hard_negatives: int = 0
+) -> torch.Tensor:
     """Mean over given cells of the losses of class, box (1 - IoU^2) and centre.
 
     Classes are to be the overlap of box and object, centres 1 where a cell was given an object and
-    0 elsewhere; both by binary cross-entropy.
+    0 elsewhere; both by binary cross-entropy. With `hard_negatives` only so many times as many
+    cells without an object count as with one, those that are surest that there is one.
     """
     total = cells.centres.new_zeros(())
     n_given = 0
@@ -49,9 +56,13 @@ def detection_loss(cells: Cells, targets: Sequence[Target]) -> torch.Tensor:
         given = owner >= 0
         n_given += int(given.sum())
         centre = F.binary_cross_entropy_with_logits(
-            cells.centres[number], given.to(logits), reduction="sum"
+            cells.centres[number], given.to(logits), reduction="none"
         )
-        total = total + centre
+        if hard_negatives:
+            n_hard = min(int((~given).sum()), hard_negatives * max(1, int(given.sum())))
+            total = total + centre[given].sum() + centre[~given].topk(n_hard).values.sum()
+        else:
+            total = total + centre.sum()
         if not given.any():
             continue
         own = target.boxes[owner[given]]

@@ -19,9 +19,9 @@ from volumetric.checkpoint import Row, resume, save, write_history
 from volumetric.errors import TrainingError
 from volumetric.transfer import Norm, group_parameters, hold_back
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = tuple[torch.Tensor, Any]
 Draw = Callable[[np.random.Generator, torch.Generator], Batch]
-Loss = Callable[[Any, torch.Tensor], torch.Tensor]
+Loss = Callable[[Any, Any], torch.Tensor]
 Validate = Callable[[nn.Module], float | None]
 
 

@@ -28,6 +28,7 @@ from volumetric.check.traits import Traits, hash_voxels
 from volumetric.errors import LabelError, VolumetricError, printable
 from volumetric.findings import Finding, as_finding
 from volumetric.io import read_volume
+from volumetric.io.boxes import read_boxes
 from volumetric.io.video import is_video_file
 from volumetric.preprocess import orient
 from volumetric.volume import Volume
@@ -106,6 +107,7 @@ def check_case(
         stats = measure_image(image)
         found = check_image(image, stats, modality=modality)
         noticed += (replace(one, path=path) for one in found)
+        noticed += _check_boxes(case, image, classes)
         traits = _take_traits(image, mask, stats, modality)
         if mask is not None and traits.labels is not None:
             of_mask += _check_labels(case, image, mask, traits.labels, (classes, modality))
@@ -183,6 +185,17 @@ def _fit_mask(
     if image is None or any(isinstance(one, VolumetricError) for one in noticed):
         return None, noticed
     return Volume(labels, image.affine, mask.kind, mask.about), noticed
+
+
+def _check_boxes(case: Case, image: Volume, classes: Mapping[int, str] | None) -> Noticed:
+    """Why the boxes cannot be used, if there are any, and somebody says what they may hold."""
+    if case.boxes is None or classes is None:
+        return []
+    try:
+        read_boxes(case.boxes, classes=list(classes.values()), image=image)
+    except VolumetricError as error:
+        return [error]
+    return []
 
 
 def _refuse_same_file(case: Case) -> None:

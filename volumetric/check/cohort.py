@@ -188,7 +188,12 @@ def _check_mixture(seen: Seen) -> Iterator[Finding]:
 
 
 def _check_classes(seen: Seen, classes: Mapping[int, str]) -> Iterator[Finding]:
-    """Classes that no case, no training set or no held-out set of a fold holds."""
+    """Classes that no case, no training set or no held-out set of a fold holds.
+
+    Of masks: where cases have boxes, their classes stand elsewhere.
+    """
+    if any(case.boxes is not None for case, _ in seen):
+        return
     masked = [(case, traits.labels) for case, traits in seen if traits.labels is not None]
     if seen and classes and not any(labels for _, labels in masked):
         yield _of_set(

@@ -110,6 +110,33 @@ def trace_froc(
     return (counted - right)[0] / len(truth), divided(right[0], total)
 
 
+def trace_precision(
+    found: Sequence[Objects], truth: Sequence[Objects], *, number: int, overlap: float = OVERLAPS[0]
+) -> tuple[_Array, _Array]:
+    """Recall and precision, from the highest threshold to the lowest.
+
+    Of the class of that number; begins with the surest boxes.
+    """
+    table = _tabulate(found, truth, number, [overlap])
+    (right,), counted = table.cumulate(np.ones((1, len(truth))))
+    total = np.full_like(right[0], table.n_objects.sum())
+    return divided(right[0], total)[1:], divided(right[0], counted[0])[1:]
+
+
+def average_precision(
+    found: Sequence[Objects], truth: Sequence[Objects], *, n_classes: int, overlap: float
+) -> float | None:
+    """AP at an overlap, the mean over the classes that the truth has; None where it has none."""
+    column = _NAMES.index(f"ap@{overlap:g}")
+    values = [
+        table.measure(np.ones((1, len(truth))))[0, column]
+        for number in range(n_classes)
+        for table in [_tabulate(found, truth, number, OVERLAPS)]
+        if table.n_objects.sum()
+    ]
+    return float(np.mean(values)) if values else None
+
+
 @dataclass(frozen=True, eq=False)
 class _Table:
     """What is known of one class: its boxes in all cases, the surest first.

@@ -8,8 +8,7 @@ voxel's depth: one network serves both.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +20,7 @@ _RARE = 0.01  # part of cells that is taken to hold an object before anything is
 _GROUPS = 8
 
 
-@dataclass(frozen=True, eq=False)
-class Cells:
+class Cells(NamedTuple):
     """What a detector says of each cell of its grids, all of them in one row, finest first.
 
     Attributes:
