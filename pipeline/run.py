@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 from pipeline.classification.config import ClassifyConfig
 from pipeline.classification.scan_config import ClassifyScansConfig
 from pipeline.config import RunConfig, dump_config, load_config, parse_config
+from pipeline.detection.config import DetectConfig
 from pipeline.files import read_json, write_json, write_text
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
 from pipeline.provenance import write_provenance
@@ -85,6 +86,8 @@ class Run(Generic[_Config]):
         """
         if self.config.task == "segment":
             return case.mask is not None
+        if self.config.task == "detect":
+            return case.mask is not None or case.boxes is not None
         return case.label is not None or self.data_set.multi_label
 
     def with_fold(self, fold: str) -> Run[_Config]:
@@ -113,6 +116,7 @@ class Run(Generic[_Config]):
 
 
 SegmentRun = Run[SegmentConfig]
+DetectRun = Run[DetectConfig]
 ClassifyRun = Run[ClassifyConfig]
 ClassifyScansRun = Run[ClassifyScansConfig]
 LabelRun = Run[ClassifyConfig | ClassifyScansConfig]

@@ -33,7 +33,13 @@ class Stages:
 
 def find_stages(run: Run[Any]) -> Stages:
     """The stages of the run's task; what they need is imported now."""
-    return _segmentation() if run.config.task == "segment" else _classification(run.config.task)
+    match run.config.task:
+        case "segment":
+            return _segmentation()
+        case "detect":
+            return _detection()
+        case task:
+            return _classification(task)
 
 
 def _segmentation() -> Stages:
@@ -50,6 +56,23 @@ def _segmentation() -> Stages:
     return Stages(prepare, train, predict, postprocess, evaluate, report)
 
 
+def _detection() -> Stages:
+    from pipeline.detection.evaluate import evaluate
+    from pipeline.detection.predict import predict
+    from pipeline.detection.prepare import prepare
+    from pipeline.detection.train import train
+    from pipeline.report.detection import write_detection_report
+
+    def report(run: Run[Any]) -> Path:
+        return write_detection_report(run.folder, run.usable_cases(), classes=run.data_set.classes)
+
+    return Stages(prepare, train, predict, _nothing, evaluate, report)
+
+
+def _nothing(run: Run[Any]) -> None:
+    """Windows and views are put together where they are predicted."""
+
+
 def _classification(task: str) -> Stages:
     from pipeline.classification import prepare_clips, prepare_scans
     from pipeline.classification.evaluate import evaluate
@@ -62,8 +85,5 @@ def _classification(task: str) -> Stages:
         explain_cases(run, cases_to_picture(run.folder, run.usable_cases()))
         return write_classification_report(run.folder, run.usable_cases())
 
-    def nothing(run: Run[Any]) -> None:
-        """Views are averaged where they are predicted."""
-
     prepare = prepare_clips.prepare if task == "classify" else prepare_scans.prepare
-    return Stages(prepare, train, predict, nothing, evaluate, report)
+    return Stages(prepare, train, predict, _nothing, evaluate, report)

@@ -15,26 +15,35 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from volumetric.errors import ConfigError, OutputError, UnreadableFileError
-from volumetric.spec import AnySpec, ClassifierSpec, ModelSpec, ScanClassifierSpec, build_network
+from volumetric.spec import (
+    AnySpec,
+    ClassifierSpec,
+    DetectorSpec,
+    ModelSpec,
+    ScanClassifierSpec,
+    build_network,
+)
 
 _FORMAT = 1
 # What two networks need not share.
 _HOW_USED = (
     *("fingerprint", "about", "folds", "keep_largest"),
-    *("overlap", "mirror_axes", "views", "crops"),
+    *("overlap", "mirror_axes", "views", "crops", "suppress", "least_score"),
 )
 _TASKS: dict[str, type[AnySpec]] = {
     "segment": ModelSpec,
     "classify": ClassifierSpec,
     "classify_scans": ScanClassifierSpec,
+    "detect": DetectorSpec,
 }
 _USES: dict[type[AnySpec], tuple[str, str]] = {
     ModelSpec: ("segments", "Use `volumetric segment`"),
     ClassifierSpec: ("labels clips", "Use `volumetric recognize`"),
     ScanClassifierSpec: ("labels scans", "Use `volumetric classify`"),
+    DetectorSpec: ("finds objects", "Use `volumetric detect`"),
 }
 
-_Spec = TypeVar("_Spec", ModelSpec, ClassifierSpec, ScanClassifierSpec)
+_Spec = TypeVar("_Spec", ModelSpec, ClassifierSpec, ScanClassifierSpec, DetectorSpec)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +142,19 @@ def load_scan_classifier(
     return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
 
 
+def load_detector(
+    folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
+) -> Model[DetectorSpec]:
+    """The model in a folder, ready to find objects; as `load_model`."""
+    spec = load_detector_spec(Path(folder))
+    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+
+
+def load_detector_spec(folder: Path) -> DetectorSpec:
+    """What the `model.json` of a folder says, whose model finds objects; as `load_spec`."""
+    return _of_task(load_any_spec(folder), DetectorSpec, folder)
+
+
 def load_any_spec(folder: Path) -> AnySpec:
     """What the `model.json` of a folder says, whatever its model does; as `load_spec`."""
     path = folder / "model.json"
@@ -144,9 +166,10 @@ def load_any_spec(folder: Path) -> AnySpec:
         for name in ("patch_size", "spacing_mm", "shape"):
             if name in found:
                 found[name] = tuple(found[name])
-        if task == "segment":
-            for name in ("strides", "kernels"):
+        for name in ("strides", "kernels"):
+            if name in found:
                 found[name] = [tuple(row) for row in found[name]]
+        if task == "segment":
             found["classes"] = {int(label): name for label, name in found["classes"].items()}
         return _TASKS[task](**found)
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -52,6 +52,9 @@ Segmenter = Literal[
 ]
 """Networks that segment."""
 
+DetectorKind = Literal["anchor_free", "residual_anchor_free"]
+"""Networks that find objects; see volumetric.models.detector.Detector."""
+
 SliceEncoder = Literal[
     "efficientnet_b0",
     "mobilenet_v2",

@@ -20,9 +20,10 @@ from volumetric.models import (
     small_cnn3d,
     volume_network,
 )
+from volumetric.models.detector import Detector
 from volumetric.models.segmenters import attention_unet, segresnet, swin_unetr, unetr
 from volumetric.models.slices import Planes
-from volumetric.network_names import Aggregate, Segmenter, VolumeNetwork, weights_path
+from volumetric.network_names import Aggregate, DetectorKind, Segmenter, VolumeNetwork, weights_path
 from volumetric.plan import choose_strides
 
 Triple = tuple[int, int, int]
@@ -184,7 +185,52 @@ class ScanClassifierSpec:
     folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-AnySpec = ModelSpec | ClassifierSpec | ScanClassifierSpec
+@dataclass(frozen=True)
+class DetectorSpec:
+    """What `model.json` says of a network that finds objects.
+
+    Attributes:
+        kind: architecture.
+        n_channels: channels of the image.
+        classes: names, in the order of the network's answers.
+        features: channels of each stage of the encoder.
+        strides: stride of each stage.
+        kernels: kernel of each stage.
+        n_levels: grids that are looked at, of the coarsest stages.
+        width: channels of what looks at them.
+        patch_size: window in voxels.
+        spacing_mm: spacing the network works at.
+        intensity: as `volumetric.preprocess.prepare` takes it.
+        overlap: of sliding windows.
+        suppress: overlap from which on the less sure of two boxes is dropped.
+        least_score: below which a box is not told.
+        mirror_axes: whose mirror images are fused in prediction.
+        fingerprint: of the training set.
+        about: provenance: names, versions.
+        folds: for each fold the hash of its weights, and "key", what they depended on.
+    """
+
+    kind: DetectorKind
+    n_channels: int
+    classes: Sequence[str]
+    features: Sequence[int]
+    strides: Sequence[Triple]
+    kernels: Sequence[Triple]
+    n_levels: int
+    width: int
+    patch_size: Triple
+    spacing_mm: tuple[float, float, float]
+    intensity: Mapping[str, Any]
+    overlap: float = 0.5
+    suppress: float = 0.2
+    least_score: float = 0.05
+    mirror_axes: Sequence[int] = ()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+AnySpec = ModelSpec | ClassifierSpec | ScanClassifierSpec | DetectorSpec
 
 
 def build_network(spec: AnySpec, *, weights: str = "none", checkpoint: bool = False) -> nn.Module:
@@ -202,6 +248,8 @@ def build_network(spec: AnySpec, *, weights: str = "none", checkpoint: bool = Fa
         return _build_clip_classifier(spec, weights)
     if isinstance(spec, ScanClassifierSpec):
         return _build_scan_classifier(spec, weights, checkpoint)
+    if isinstance(spec, DetectorSpec):
+        return _build_detector(spec)
     return _build_segmenter(spec, weights)
 
 
@@ -238,6 +286,19 @@ def _build_segmenter(spec: ModelSpec, weights: str) -> nn.Module:
                 slice_axis=spec.slice_axis,
                 weights=_source(weights),
             )
+
+
+def _build_detector(spec: DetectorSpec) -> nn.Module:
+    return Detector(
+        spec.n_channels,
+        len(spec.classes),
+        features=spec.features,
+        strides=spec.strides,
+        kernels=spec.kernels,
+        n_levels=spec.n_levels,
+        width=spec.width,
+        residual=spec.kind == "residual_anchor_free",
+    )
 
 
 def _build_clip_classifier(spec: ClassifierSpec, weights: str) -> nn.Module:

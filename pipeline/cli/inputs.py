@@ -35,6 +35,28 @@ def segment(
 
 
 @app.command()
+def detect(
+    model: Annotated[
+        Path, typer.Argument(help="Model folder of a run, e.g. runs/nodules_cpu/model.")
+    ],
+    inputs: Annotated[list[Path], typer.Argument(help="Scans as for segment.")],
+    out: Annotated[Path, typer.Option(help="Folder for boxes as JSON and CSV, and objects.csv.")],
+    series: Annotated[
+        str | None, typer.Option(metavar="UID", help="Which series, of a folder with several.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Leave out what is less sure.")] = 0.5,
+    device: Device = "auto",
+) -> None:
+    """Find objects in new scans: a box, a class and a score for each."""
+    from pipeline.detection.detect import detect as stage
+
+    refused, n_done = stage(
+        model, inputs, out=out, device=device, series=series, threshold=threshold
+    )
+    finish_inputs(refused, n_done, out)
+
+
+@app.command()
 def classify(
     model: Annotated[
         Path, typer.Argument(help="Model folder of a run, e.g. runs/adrenal_cpu/model.")

@@ -36,12 +36,24 @@ _NAMES = {
     "brier": ("Brier score", "Mean squared error of the probabilities, 0 (perfect) to 2."),
     "ece_mass": ("ECE, equal counts", "Mean gap of confidence and accuracy; few cases raise it."),
     "ece_width": ("ECE, equal widths", "The same in bins of equal width."),
+    "froc": ("FROC", "Mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false boxes a case."),
+    **{
+        f"froc@{at:g}": (f"Sensitivity at {at:g}", f"Part found where {at:g} a case are false.")
+        for at in (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    },
+    **{
+        f"{kind}@{at:g}": (f"{kind.upper()} {at:g}", f"{text}, matched at an IoU of {at:g}.")
+        for at in (0.1, 0.3, 0.5)
+        for kind, text in (("ap", "Area under precision over recall"), ("ar", "Part found at all"))
+    },
+    "count_error": ("Count error", "Mean of how many a case are counted too many or too few."),
 }
 _SIGNED = ("volume_difference_ml",)
 _FRACTIONS = (
     *("dice", "iou", "nsd", "top1", "top5", "balanced_accuracy", "recall", "precision", "f1"),
     *("accuracy", "sensitivity", "specificity", "auroc", "average_precision", "nll", "brier"),
-    *("ece_mass", "ece_width", "probability", "true_probability"),
+    *("ece_mass", "ece_width", "probability", "true_probability", "count_error"),
+    *(name for name in _NAMES if name.startswith(("froc", "ap@", "ar@"))),
 )
 
 
@@ -67,7 +79,9 @@ def is_volume(metric: str) -> bool:
 
 def is_loss(metric: str) -> bool:
     """Whether less of it is better: distances, volume errors, losses of probabilities."""
-    losses = metric in ("nll", "brier", "volume_error_ml") or metric.startswith("ece_")
+    losses = metric in ("nll", "brier", "volume_error_ml", "count_error") or metric.startswith(
+        "ece_"
+    )
     return losses or metric_unit(metric) == "mm"
 
 

@@ -56,7 +56,9 @@ def stream_logits(
     before = [p // 2 for p in padding]
     pads = [side for p, b in zip(padding[::-1], before[::-1], strict=True) for side in (b, p - b)]
     padded = F.pad(image, pads)
-    starts = [_starts(n, p, overlap) for n, p in zip(padded.shape[1:], patch_size, strict=True)]
+    starts = [
+        window_starts(n, p, overlap) for n, p in zip(padded.shape[1:], patch_size, strict=True)
+    ]
     weight = _gaussian(patch_size).to(device)
     rows = slice(before[1], before[1] + shape[1])
     columns = slice(before[2], before[2] + shape[2])
@@ -101,7 +103,7 @@ def _mean_logits(
     return total / n_terms
 
 
-def _starts(n: int, patch: int, overlap: float) -> list[int]:
+def window_starts(n: int, patch: int, overlap: float) -> list[int]:
     """Evenly spread starts, the last window ending at the last voxel."""
     n_windows = 1 + max(0, -(-(n - patch) // max(1, int(patch * (1 - overlap)))))
     if n_windows == 1:

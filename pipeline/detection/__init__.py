@@ -1,0 +1,1 @@
+"""Detection: a box around every object."""

@@ -1,0 +1,50 @@
+"""Keys of detection: what each result was made from; see pipeline/keys.py."""
+
+from __future__ import annotations
+
+from pipeline.files import hash_code, hash_values
+from pipeline.keys import facts_key, read_plan
+from pipeline.run import DetectRun
+from volumetric.cases import Case
+from volumetric.spec import DetectorSpec
+
+_UNLEARNED = ("cache_gb", "validation_patches", "batch_size")  # the plan's batch size counts
+_LEARNING = (
+    *("augment", "boxes", "dataset", "detection_loss", "learning"),
+    *("models", "objects", "spec"),
+)
+_FINDING = ("boxes", "preprocess", "intensity", "interpolate", "inference", "io", "objects")
+
+
+def prepared_key(run: DetectRun, case: Case) -> str:
+    """Of the case's facts and of how the plan prepares it."""
+    plan = read_plan(run)
+    return hash_values(facts_key(run, case), plan["spacing_mm"], plan["intensity"])
+
+
+def training_key(run: DetectRun, fold: int) -> str:
+    """Of the prepared cases outside the fold, the network, the settings and the code."""
+    plan = read_plan(run)
+    settings = run.config.train.model_dump(mode="json")
+    settings = {name: value for name, value in settings.items() if name not in _UNLEARNED}
+    cases = run.labelled_cases()
+    # With patience, the held-out cases decide when to stop.
+    seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    return hash_values(
+        [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
+        [
+            run.config.model.kind,
+            run.config.model.head_features,
+            list(run.data_set.classes.values()),
+            plan,
+        ],
+        [settings, run.config.seed],
+        hash_code(*_LEARNING),
+    )
+
+
+def prediction_key(run: DetectRun, case: Case, spec: DetectorSpec) -> str:
+    """Of the weights, the case's facts, the prediction's settings and the code."""
+    weights = spec.folds[str(case.fold)]["weights_sha256"]
+    section = run.config.predict.model_dump(mode="json")
+    return hash_values(weights, facts_key(run, case), section, hash_code(*_FINDING))

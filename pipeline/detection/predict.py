@@ -1,0 +1,116 @@
+"""Predict: every held-out case looked through by the network that has not seen it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.detection.keys import prediction_key, training_key
+from pipeline.device import find_device
+from pipeline.files import read_json, write_json
+from pipeline.keys import cases_of_sound_folds, refuse_stale
+from pipeline.progress import each_in_threads
+from pipeline.provenance import record_time
+from pipeline.run import DetectRun, forget, quarantine
+from volumetric.boxes import Objects, move_boxes
+from volumetric.cases import Case
+from volumetric.check import read_case
+from volumetric.inference.detect import detect_objects
+from volumetric.model import Model, load_detector, load_detector_spec
+from volumetric.spec import DetectorSpec
+from volumetric.volume import Volume
+
+
+def predict(run: DetectRun, fold: int) -> None:
+    """Write predictions/<case>.json of every case held out in the fold.
+
+    A prediction stands if its key does: same weights, same case as last prepared, same settings.
+
+    Raises:
+        UnreadableFileError, ConfigError: the fold has not been trained.
+        OutputError: it was trained on other data, or with other settings.
+    """
+    device = find_device(run.config.device)
+    with record_time(run.folder, f"predict fold {fold}"):
+        model = load_detector(run.model, device=device, folds=[fold])
+        refuse_stale(run, model.spec.folds, fold, key=training_key(run, fold))
+        model = Model(_with_settings(run, model.spec), model.networks)
+        forget(run, "predict", [case for case in run.cases if case.fold == fold])
+        cases = [case for case in run.usable_cases("prepare", "predict") if case.fold == fold]
+        cases = [case for case in cases if not _stands(run, model.spec, case)]
+        each = each_in_threads(1)  # the network itself uses every core
+        for case, error in each(lambda case: _predict_case(run, model, case), cases, "predict"):
+            if error is not None:
+                quarantine(run, "predict", case, error)
+
+
+def predicted_cases(run: DetectRun) -> list[Case]:
+    """The cases whose prediction stands, made by weights that stand themselves."""
+    spec = load_detector_spec(run.model)
+    trained = cases_of_sound_folds(
+        run, spec.folds, training_key=lambda fold: training_key(run, fold)
+    )
+    return [case for case in trained if _stands(run, spec, case)]
+
+
+def prediction_path(run: DetectRun, case: Case) -> Path:
+    """Where what was found in a case lies."""
+    return run.predictions / f"{case.id}.json"
+
+
+def describe_objects(
+    objects: Objects, image: Volume, *, classes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Each object in plain values, the surest first.
+
+    `box_mm` is in the world (RAS+), low corner, then high corner; `box_voxels` likewise along D, H,
+    W of the scan as read, where voxel i reaches from i - 0.5 to i + 0.5; `size_mm` is along those.
+    """
+    world = move_boxes(objects.boxes, image.affine)
+    sides = (objects.boxes[:, 3:] - objects.boxes[:, :3]) * image.spacing
+    return [
+        {
+            "class": classes[label],
+            "score": round(float(score), 6),
+            "box_mm": np.round(place, 3).tolist(),
+            "centre_mm": np.round((place[:3] + place[3:]) / 2, 3).tolist(),
+            "size_mm": np.round(size, 3).tolist(),
+            "box_voxels": np.round(box, 4).tolist(),
+        }
+        for label, score, place, size, box in zip(
+            objects.labels, objects.known_scores(), world, sides, objects.boxes, strict=True
+        )
+    ]
+
+
+def read_objects(path: Path, *, classes: Sequence[str]) -> Objects:
+    """What a prediction says was found, in voxels of its scan."""
+    found = read_json(path)["objects"]
+    boxes = np.array([one["box_voxels"] for one in found], dtype=np.float64).reshape(-1, 6)
+    labels = np.array([classes.index(one["class"]) for one in found], dtype=np.int64)
+    return Objects(boxes, labels, np.array([one["score"] for one in found], dtype=np.float64))
+
+
+def _with_settings(run: DetectRun, spec: DetectorSpec) -> DetectorSpec:
+    """As it is asked for now, which may differ from when it was exported."""
+    section = run.config.predict
+    return replace(spec, suppress=section.suppress, least_score=section.least_score)
+
+
+def _predict_case(run: DetectRun, model: Model[DetectorSpec], case: Case) -> None:
+    section, classes = run.config.predict, run.data_set.classes
+    image, _ = read_case(replace(case, mask=None), classes=classes)
+    objects = detect_objects(model, image, overlap=section.overlap, mirror_axes=section.mirror_axes)
+    run.predictions.mkdir(parents=True, exist_ok=True)
+    described = describe_objects(objects, image, classes=model.spec.classes)
+    key = prediction_key(run, case, model.spec)
+    write_json(prediction_path(run, case), {"key": key, "objects": described})
+
+
+def _stands(run: DetectRun, spec: DetectorSpec, case: Case) -> bool:
+    found = read_json(prediction_path(run, case), default={})
+    return bool(found.get("key") == prediction_key(run, case, spec))

@@ -1,0 +1,180 @@
+"""Train: one fold held out, the network learns from the others, its weights are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.detection.keys import prepared_key, training_key
+from pipeline.device import describe_device, find_device
+from pipeline.files import read_json
+from pipeline.keys import read_plan
+from pipeline.progress import track_epochs
+from pipeline.provenance import record, record_time
+from pipeline.run import DetectRun, describe_origin
+from volumetric.augment import Augmentation
+from volumetric.boxes import Objects, suppress_boxes
+from volumetric.cases import Case
+from volumetric.detection_loss import detection_loss
+from volumetric.errors import ManifestError, OutputError
+from volumetric.inference.detect import read_cells
+from volumetric.io.prepared import Prepared, open_prepared
+from volumetric.learning import Lesson, Training, fit
+from volumetric.metrics.detection import OVERLAPS, average_precision
+from volumetric.model import save_fold
+from volumetric.objects import augment_objects, draw_objects, open_objects
+from volumetric.spec import DetectorSpec, build_network
+
+_ELSEWHERE = 7_919  # another seed than any epoch's
+
+
+def train(run: DetectRun, fold: int) -> None:
+    """Write folds/<fold>/{last.ckpt,history.csv} and model/fold_<fold>.safetensors.
+
+    Goes on from the last epoch where an earlier run with the same settings stopped.
+
+    Raises:
+        ManifestError: no case whose objects are known is left to learn from, or none has any.
+        TrainingError: the loss is not finite any more.
+        DeviceError: the device is not there.
+        OutputError: a case has not been prepared for the present plan.
+    """
+    device = find_device(run.config.device)
+    with record_time(run.folder, f"train fold {fold}"):
+        record(run.folder, device=describe_device(device))
+        spec = _spec(run)
+        learned, held_out = _split(run, fold)
+        settings = _settings(run)
+        torch.manual_seed(settings.seed)
+        network = build_network(spec).to(device)
+        key = training_key(run, fold)
+        loss = partial(detection_loss, hard_negatives=run.config.train.hard_negatives)
+        lesson = Lesson(
+            _drawing(run, spec, learned, device), loss, _validation(run, spec, held_out, device)
+        )
+        rows = fit(network, lesson, settings=settings, folder=run.fold(fold), key=key)
+        track_epochs(rows, settings, fold=fold)
+        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+
+
+def _spec(run: DetectRun) -> DetectorSpec:
+    plan, section = read_plan(run), run.config.predict
+    fingerprint = read_json(run.folder / "fingerprint.json")
+    return DetectorSpec(
+        kind=run.config.model.kind,
+        n_channels=fingerprint["n_channels"],
+        classes=list(run.data_set.classes.values()),
+        features=plan["features"],
+        strides=[tuple(stride) for stride in plan["strides"]],
+        kernels=[tuple(kernel) for kernel in plan["kernels"]],
+        n_levels=plan["n_levels"],
+        width=run.config.model.head_features,
+        patch_size=tuple(plan["patch_size"]),
+        spacing_mm=tuple(plan["spacing_mm"]),
+        intensity=plan["intensity"],
+        overlap=section.overlap,
+        suppress=section.suppress,
+        least_score=section.least_score,
+        mirror_axes=section.mirror_axes,
+        fingerprint=fingerprint,
+        about=describe_origin(run),
+    )
+
+
+def _settings(run: DetectRun) -> Training:
+    section = run.config.train.model_dump()
+    chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
+    return Training(**chosen, seed=run.config.seed)
+
+
+def _split(run: DetectRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
+    cases = run.labelled_cases()
+    learned = _open(run, [case for case in cases if case.fold != fold])
+    if not any(one.facts["labels"] for one in learned):
+        what = "holds an object" if learned else "has boxes or a mask"
+        raise ManifestError(
+            "nothing-to-learn",
+            f"no usable case outside fold {fold} {what}",
+            "Add cases, or see quarantine.json for those set apart",
+            path=run.manifest,
+        )
+    return learned, _open(run, [case for case in cases if case.fold == fold])
+
+
+def _open(run: DetectRun, cases: Sequence[Case]) -> list[Prepared]:
+    prepared = [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
+    for case, found in zip(cases, prepared, strict=True):
+        if found.facts["key"] != prepared_key(run, case):
+            raise OutputError(
+                "stale-prepared",
+                "was prepared for another plan, or from other bytes",
+                "Run `volumetric prepare` to its end first",
+                path=found.path,
+            )
+    return prepared
+
+
+def _drawing(
+    run: DetectRun, spec: DetectorSpec, cases: Sequence[Prepared], device: torch.device
+) -> Any:
+    """What `fit` calls for the next batch."""
+    section = run.config.train
+    sources = open_objects(cases, device=device, budget_bytes=int(section.cache_gb * 1e9))
+    augmentation = Augmentation(**section.augment.model_dump(), elastic=0.0)
+    batch_size = read_plan(run)["batch_size"]
+
+    def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
+        images, targets = draw_objects(
+            sources,
+            rng,
+            patch_size=spec.patch_size,
+            batch_size=batch_size,
+            foreground=section.foreground,
+        )
+        targets = [one.to(device) for one in targets]
+        return augment_objects(
+            images.to(device),
+            targets,
+            generator,
+            settings=augmentation,
+            spacing=spec.spacing_mm,
+        )
+
+    return draw
+
+
+def _validation(
+    run: DetectRun, spec: DetectorSpec, cases: Sequence[Prepared], device: torch.device
+) -> Any:
+    """What `fit` calls after each epoch: AP at the lowest overlap on patches of held-out cases."""
+    section = run.config.train
+    sources = open_objects(cases, device=device, budget_bytes=0)
+    patches = []
+    if sources:
+        images, targets = draw_objects(
+            sources,
+            np.random.default_rng([run.config.seed, _ELSEWHERE]),
+            patch_size=spec.patch_size,
+            batch_size=section.validation_patches,
+            foreground=section.foreground,
+        )
+        patches = list(zip(images, targets, strict=True))
+
+    @torch.inference_mode()
+    def validate(network: nn.Module) -> float | None:
+        found, truth = [], []
+        for image, target in patches:
+            cells = network(image[None].to(device))
+            objects = read_cells(cells, 0, least=spec.least_score)
+            found.append(suppress_boxes(objects, overlap=spec.suppress))
+            truth.append(Objects(target.boxes.double().numpy(), target.labels.numpy()))
+        if not patches:
+            return None
+        return average_precision(found, truth, n_classes=len(spec.classes), overlap=OVERLAPS[0])
+
+    return validate
