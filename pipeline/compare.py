@@ -20,7 +20,11 @@ from pipeline.report.scores import is_loss
 from pipeline.results import note_few_subjects
 from volumetric.metrics.resampling import Resampling
 
-_OF_CASES = {"classify": ("true_probability", "all")}  # what a case's score is; else the main one
+_MAIN = {"classify": ("top1", "average_precision"), "detect": ("froc",), "segment": ("dice",)}
+_OF_CASES = {
+    "classify": ("true_probability", "all"),
+    "detect": ("mistakes", "all"),
+}  # what a case's score is; else the main one
 
 
 def compare(
@@ -80,8 +84,7 @@ def _describe(pair: Pair, out: Path, n_resamples: int) -> dict[str, Any]:
 
 def _main(rows: Rows, task: str) -> tuple[str, str]:
     """What the sentence is about: the mean of the first of these that there is."""
-    wanted = ("top1", "average_precision") if task == "classify" else ("dice",)
-    metric = next((m for m in wanted if m in rows), next(iter(rows)))
+    metric = next((m for m in _MAIN[task] if m in rows), next(iter(rows)))
     names = list(rows[metric])
     return metric, next((name for name in (MEAN, "all") if name in names), names[0])
 

@@ -13,10 +13,12 @@ import pytest
 import torch
 import yaml
 
+from pipeline.compare import compare
 from pipeline.config import RunConfig, parse_config
 from pipeline.detection.detect import detect
 from pipeline.detection.evaluate import evaluate, judge_case
-from pipeline.detection.predict import predict, prediction_path, read_objects
+from pipeline.detection.found import read_objects
+from pipeline.detection.predict import predict, prediction_path
 from pipeline.detection.prepare import prepare
 from pipeline.detection.train import train
 from pipeline.report.detection import write_detection_report
@@ -32,6 +34,7 @@ from volumetric.io.boxes import write_boxes
 from volumetric.metrics.detection import FALSE_POSITIVES
 from volumetric.model import load_detector, load_detector_spec
 from volumetric.models.detector import Cells
+from volumetric.models.sliding import SlidingClassifier
 from volumetric.objects import find_objects
 
 CLASSES = ["dim", "bright"]
@@ -392,3 +395,59 @@ def test_cases_are_judged_object_by_object() -> None:
     ]
     assert judged["objects"][0]["size_mm"] == [8, 4, 4]
     assert (judged["n_found"], judged["n_missed"], judged["n_false"]) == (1, 2, 1)
+
+
+def test_two_runs_are_compared_on_what_they_found(copied: Run, done: Run, tmp_path: Path) -> None:
+    # B sees nothing in one case, and is half as sure of the others.
+    for number, path in enumerate(sorted(copied.predictions.glob("*.json"))):
+        content = json.loads(path.read_text())
+        for one in content["objects"]:
+            one["score"] *= 0.5
+        content["objects"] = content["objects"] if number else []
+        path.write_text(json.dumps(content))
+    _, found = compare(done.folder, copied.folder, out=tmp_path / "compared", n_resamples=200)
+    row = found["metrics"]["froc"]["all"]
+    assert row["a"] == pytest.approx(_results(done)["metrics"]["froc"]["all"]["mean"])
+    assert row["b"] < row["a"]
+    assert row["difference"] == pytest.approx(row["b"] - row["a"])
+    assert found["main"] == {"metric": "froc", "class": "all"}
+    assert found["classes"] == CLASSES
+    page = (tmp_path / "compared" / "comparison.html").read_text()
+    assert "Mistakes" in page
+
+
+def test_a_sliding_classifier_says_what_its_windows_hold() -> None:
+    torch.manual_seed(0)
+    network = SlidingClassifier(
+        1, 2, window=(6, 8, 8), step=(1, 2, 3), box=(4, 5, 6), spacing=(2, 1, 1)
+    ).eval()
+    image = torch.randn(1, 1, 7, 11, 13)
+    cells = network(image)
+    assert network.window == (7, 8, 9)
+    assert cells.points.shape == (7 * 6 * 5, 3)
+    sides = cells.boxes[0, :, 3:] - cells.boxes[0, :, :3]
+    torch.testing.assert_close(sides, torch.tensor([4.0, 5, 6]).expand_as(sides))
+    for row in (0, 17, 100, 209):
+        # The window around a point, cut out of the image by itself.
+        start = (cells.points[row] - (torch.tensor(network.window) - 1) / 2).int() + 10
+        padded = torch.nn.functional.pad(image, (10,) * 6)
+        window = padded[
+            (..., *(slice(int(a), int(a) + n) for a, n in zip(start, network.window, strict=True)))
+        ]
+        logits = network.classifier(window)[0]
+        torch.testing.assert_close(cells.logits[0, row], logits[1:], atol=1e-5, rtol=1e-4)
+        being = 1 - logits.softmax(0)[0]
+        torch.testing.assert_close(cells.centres[0, row].sigmoid(), being, atol=1e-5, rtol=1e-4)
+
+
+def test_a_sliding_classifier_goes_the_same_way(done: Run, tmp_path: Path) -> None:
+    values = detect_config(done.manifest, epochs=1, steps_per_epoch=2).model_dump(mode="json")
+    values["model"] |= {"kind": "sliding_classifier", "patch_size": [8, 12, 12]}
+    run = create_run(parse_config(values, path="test"), tmp_path / "run")
+    prepare(run)
+    plan = json.loads((run.folder / "plan.json").read_text())
+    assert "median of the objects" in plan["why"]["box_size"]
+    train(run, 0)
+    predict(run, 0)
+    evaluate(run)
+    assert _results(run)["metrics"]["froc"]["all"]["n"] == 8

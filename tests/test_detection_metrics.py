@@ -16,9 +16,11 @@ from volumetric.metrics.detection import (
     FALSE_POSITIVES,
     MOST,
     OVERLAPS,
+    average_precision,
     match_boxes,
     score_detection,
     trace_froc,
+    trace_precision,
 )
 from volumetric.metrics.resampling import Resampling
 
@@ -220,3 +222,22 @@ def test_bad_input_is_refused() -> None:
         score_detection([], [], classes=("a",))
     with pytest.raises(GeometryError, match="2 labels"):
         Objects(box, np.array([0, 1]))
+
+
+def test_average_precision_without_intervals_is_that_with() -> None:
+    found, truth = _cohort(np.random.default_rng(5), 12, 3)
+    scores = score_detection(found, truth, classes=CLASSES, resampling=FEW)
+    for overlap in OVERLAPS:
+        value = average_precision(found, truth, n_classes=2, overlap=overlap)
+        assert value == pytest.approx(scores[f"ap@{overlap:g}"]["all"].mean)
+    nothing = [one.take(np.array([], dtype=np.intp)) for one in truth]
+    assert average_precision(found, nothing, n_classes=2, overlap=0.1) is None
+
+
+def test_precision_and_recall_are_traced_box_by_box() -> None:
+    truth = Objects(np.array([[0, 0, 4, 4], [10, 10, 14, 14.0]]), np.array([0, 0]))
+    boxes = np.array([[0, 0, 4, 4], [20, 20, 24, 24], [10, 10, 14, 14.0]])
+    found = Objects(boxes, np.array([0, 0, 0]), np.array([0.9, 0.8, 0.7]))
+    recall, precision = trace_precision([found], [truth], number=0)
+    np.testing.assert_allclose(recall, [0.5, 0.5, 1])
+    np.testing.assert_allclose(precision, [1, 0.5, 2 / 3])

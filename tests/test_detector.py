@@ -151,3 +151,31 @@ def test_detector_exports_what_it_says() -> None:
     exported = torch.export.export(Plain(), (images,)).module()(images)
     for one, other in zip(exported, Plain()(images), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_hard_negatives_are_those_that_are_surest() -> None:
+    images, targets = _scene(flat=False)
+    cells = _detector().eval()(images)
+    n_given = sum(int((assign_cells(cells, n, one) >= 0).sum()) for n, one in enumerate(targets))
+    n_others = cells.centres.numel() - n_given
+    every = detection_loss(cells, targets)
+    few = detection_loss(cells, targets, hard_negatives=1)
+    many = detection_loss(cells, targets, hard_negatives=n_others)
+    torch.testing.assert_close(many, every)
+    # Without the easy ones the same cells with an object count, and the surest without.
+    owners = [assign_cells(cells, n, one) for n, one in enumerate(targets)]
+    easy = 0.0
+    for number, owner in enumerate(owners):
+        others = cells.centres[number][owner < 0]
+        costs = torch.nn.functional.softplus(others).sort(descending=True).values
+        easy += costs[int((owner >= 0).sum()) :].sum()
+    torch.testing.assert_close(few, every - easy / n_given)
+
+
+def test_hard_negatives_of_an_empty_image_are_one() -> None:
+    images, targets = _scene(flat=False)
+    nothing = [Target(one.boxes[:0], one.labels[:0]) for one in targets]
+    cells = _detector().eval()(images)
+    loss = detection_loss(cells, nothing, hard_negatives=3)
+    costs = torch.nn.functional.softplus(cells.centres).sort(1, descending=True).values
+    torch.testing.assert_close(loss, costs[:, :3].sum())

@@ -52,8 +52,8 @@ Segmenter = Literal[
 ]
 """Networks that segment."""
 
-DetectorKind = Literal["anchor_free", "residual_anchor_free"]
-"""Networks that find objects; see volumetric.models.detector.Detector."""
+DetectorKind = Literal["anchor_free", "residual_anchor_free", "sliding_classifier"]
+"""Networks that find objects; see volumetric.models.detector and volumetric.models.sliding."""
 
 SliceEncoder = Literal[
     "efficientnet_b0",

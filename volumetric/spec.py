@@ -23,6 +23,7 @@ from volumetric.models import (
 from volumetric.models.detector import Detector
 from volumetric.models.segmenters import attention_unet, segresnet, swin_unetr, unetr
 from volumetric.models.slices import Planes
+from volumetric.models.sliding import SlidingClassifier
 from volumetric.network_names import Aggregate, DetectorKind, Segmenter, VolumeNetwork, weights_path
 from volumetric.plan import choose_strides
 
@@ -30,6 +31,9 @@ Triple = tuple[int, int, int]
 Fit = Literal["crop", "whole"]
 Normalise = Literal["fixed", "clip"]
 
+_STEPS = 3  # of a sliding classifier from one end of its box to the other
+_AROUND = 2  # times the box's side is what it sees
+_LEAST_SEEN = 6  # voxels along a side
 _SIDE_SEEN = 4  # voxels that the longest side of a scan is brought to, before its mean is taken
 
 
@@ -197,7 +201,8 @@ class DetectorSpec:
         strides: stride of each stage.
         kernels: kernel of each stage.
         n_levels: grids that are looked at, of the coarsest stages.
-        width: channels of what looks at them.
+        width: channels of what looks at them; of the sliding classifier's first stage.
+        box_size: voxels of the box that the sliding classifier tells; None of others.
         patch_size: window in voxels.
         spacing_mm: spacing the network works at.
         intensity: as `volumetric.preprocess.prepare` takes it.
@@ -221,6 +226,7 @@ class DetectorSpec:
     patch_size: Triple
     spacing_mm: tuple[float, float, float]
     intensity: Mapping[str, Any]
+    box_size: Sequence[float] | None = None
     overlap: float = 0.5
     suppress: float = 0.2
     least_score: float = 0.05
@@ -289,6 +295,19 @@ def _build_segmenter(spec: ModelSpec, weights: str) -> nn.Module:
 
 
 def _build_detector(spec: DetectorSpec) -> nn.Module:
+    if spec.kind == "sliding_classifier":
+        assert spec.box_size is not None
+        sides = [max(1, round(side / _STEPS)) for side in spec.box_size]
+        window = [max(_LEAST_SEEN, math.ceil(_AROUND * side)) for side in spec.box_size]
+        return SlidingClassifier(
+            spec.n_channels,
+            len(spec.classes),
+            window=(window[0], window[1], window[2]),
+            step=(sides[0], sides[1], sides[2]),
+            box=spec.box_size,
+            spacing=spec.spacing_mm,
+            width=spec.width,
+        )
     return Detector(
         spec.n_channels,
         len(spec.classes),

@@ -48,7 +48,7 @@ class Pair:
     Attributes:
         first: A.
         second: B.
-        task: "segment" or "classify".
+        task: "segment", "classify" or "detect".
         classes: names of the classes, in A's order.
         ids: the cases, in A's order.
         only: ids of the cases that only A or only B scored.
@@ -170,22 +170,34 @@ def _class_names(results: Mapping[str, Any]) -> tuple[str, ...]:
     if "labels" in results:
         return tuple(str(label) for label in results.get("labels") or [])
     tables = (results.get("metrics") or {}).values()
-    return tuple(dict.fromkeys(name for table in tables for name in table if name != MEAN))
+    means = (MEAN, "all")
+    return tuple(dict.fromkeys(name for table in tables for name in table if name not in means))
 
 
 def _same_truth(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two runs scored a case against the same truth: its labels, or its volumes.
+    """Whether two runs scored a case against the same truth: its labels, objects, or volumes.
 
     Masks themselves are not in a run's results; of two that differ, volumes hardly ever agree to
     the voxel.
     """
     if "truth" in one:
         return set(one["truth"]) == set(other.get("truth") or [])
+    if "objects" in one:
+        return true_objects(one) == true_objects(other)
     volumes = [(case.get("scores") or {}).get("volume_truth_ml") or {} for case in (one, other)]
     return all(
         math.isclose(known(volumes[0][name]) or 0.0, known(volumes[1][name]) or 0.0, abs_tol=1e-6)
         for name in set(volumes[0]) & set(volumes[1])
     )
+
+
+def true_objects(case: Mapping[str, Any]) -> list[tuple[str, list[float]]]:
+    """Class and box of what is in a case, in voxels of its scan."""
+    return [
+        (str(one["class"]), one["box_voxels"])
+        for one in case.get("objects") or []
+        if one["kind"] != "false"
+    ]
 
 
 def _warn(one: Side, other: Side, ids: Sequence[str], differing: Sequence[str]) -> list[str]:

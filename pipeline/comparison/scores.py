@@ -56,6 +56,16 @@ def score_pair(pair: Pair, resampling: Resampling) -> Rows:
     """Metric -> class -> both values and their difference, whole subjects resampled."""
     if pair.task == "classify":
         return _classification(pair, resampling)
+    if pair.task == "detect":
+        # Other tasks' runs are compared without what boxes need.
+        from pipeline.comparison.objects import detection_statistics
+
+        ours, theirs = detection_statistics(pair)
+        return _rows(
+            compare_statistics(
+                ours, theirs, len(pair.ids), subjects=pair.subjects, resampling=resampling
+            )
+        )
     return _segmentation(pair, resampling)
 
 
@@ -146,6 +156,10 @@ def _classification(pair: Pair, resampling: Resampling) -> Rows:
             if called is not None
         )
         found |= compare_statistics(ours, theirs, len(truth), **how)
+    return _rows(found)
+
+
+def _rows(found: Mapping[str, Mapping[str, Compared]]) -> Rows:
     return {
         metric: {name: _row(compared) for name, compared in by_class.items()}
         for metric, by_class in found.items()

@@ -22,7 +22,8 @@ class ModelSection(Section):
     """The network. Unset values are chosen from the fingerprint within the budget."""
 
     kind: DetectorKind = "anchor_free"
-    """One network for the whole window at once, plain or with a residual encoder."""
+    """One network for the whole window at once, plain or with a residual encoder; or a classifier
+    of small windows slid over it, which is far slower and tells boxes of one size: a baseline."""
     budget_voxels: Positive = 4_194_304
     """Voxels of all patches of a batch together: what the device's memory allows."""
     base_features: Positive = 32
@@ -32,7 +33,8 @@ class ModelSection(Section):
     n_levels: Annotated[int, Field(ge=1, le=6)] | None = None
     """Grids that are looked at, of the coarsest stages; unset: by the size of the objects."""
     head_features: Annotated[int, Field(gt=0, multiple_of=8)] = 64
-    """Channels of what looks at each grid, most of the work of a step."""
+    """Channels of what looks at each grid, most of the work of a step; of the sliding
+    classifier's first stage."""
     patch_size: tuple[Positive, Positive, Positive] | None = None
     """Voxels along D, H, W after resampling, such as the strides divide."""
 

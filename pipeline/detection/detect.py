@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.detection.predict import describe_objects
+from pipeline.detection.found import describe_objects
 from pipeline.device import find_device
 from pipeline.files import write_json
 from pipeline.inputs import find_scans, go_through

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.detection.predict import predicted_cases, prediction_path, read_objects
+from pipeline.detection.found import read_objects
+from pipeline.detection.predict import predicted_cases, prediction_path
 from pipeline.files import read_json, write_json
 from pipeline.provenance import record_time
 from pipeline.results import note_few_subjects
@@ -118,7 +119,13 @@ def judge_case(
         f"n_{kind}": sum(one["kind"] == kind for one in objects)
         for kind in ("found", "missed", "false")
     }
-    return {"n_objects": len(truth.boxes), **counts, "objects": objects}
+    mistakes = float(counts["n_missed"] + counts["n_false"])
+    return {
+        "n_objects": len(truth.boxes),
+        **counts,
+        "scores": {"mistakes": {"all": mistakes}},
+        "objects": objects,
+    }
 
 
 def _size_mm(box: Any, facts: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.preparation import SET, Choices, choose_scheme, describe_choices
 from pipeline.run import DetectRun
-from volumetric.errors import ConfigError
+from volumetric.errors import ConfigError, ManifestError
 from volumetric.network_plan import NetworkPlan, NetworkWish, plan_network
 from volumetric.plan import choose_batch, choose_spacing
 
@@ -45,7 +45,10 @@ def _network(
     total = int(fingerprint["voxels"] * scale.prod())
     why_batch = "what the budget holds, at most 5 % of the data set's voxels, at least 2"
     chosen = choose_batch(network.patch_size, budget_voxels=model.budget_voxels, total_voxels=total)
-    return {
+    box: Choices = {}
+    if model.kind == "sliding_classifier":
+        box = {"box_size": _box_size(run, fingerprint, spacing)}
+    return box | {
         "patch_size": (network.patch_size, why_patch),
         "batch_size": (batch, SET) if batch else (chosen, why_batch),
         "features": (
@@ -59,6 +62,23 @@ def _network(
         "kernels": (network.kernels, "3 where the spacing is within twice the finest, else 1"),
         "n_levels": _levels(run, fingerprint, network.strides, spacing),
     }
+
+
+def _box_size(
+    run: DetectRun, fingerprint: Mapping[str, Any], spacing: tuple[float, float, float]
+) -> tuple[list[float], str]:
+    """The box that a sliding classifier tells, in voxels, and why."""
+    side_mm = fingerprint["objects"]["median_side_mm"]
+    if side_mm is None:
+        raise ManifestError(
+            "nothing-to-learn",
+            "no case holds an object, so that nothing says how large its box should be",
+            "Name boxes or masks in the manifest",
+            path=run.manifest,
+        )
+    return [round(side_mm / step, 3) for step in spacing], (
+        f"a cube of {side_mm:g} mm, the median of the objects' longest sides"
+    )
 
 
 def _levels(

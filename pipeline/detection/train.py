@@ -77,6 +77,7 @@ def _spec(run: DetectRun) -> DetectorSpec:
         patch_size=tuple(plan["patch_size"]),
         spacing_mm=tuple(plan["spacing_mm"]),
         intensity=plan["intensity"],
+        box_size=plan.get("box_size"),
         overlap=section.overlap,
         suppress=section.suppress,
         least_score=section.least_score,

@@ -110,7 +110,7 @@ def _title(metric: str, name: str, found: _Found) -> str:
     what = scores.metric_name(metric)
     if name not in _MEANS:
         return f"{what}, {name}"
-    several = len(found["metrics"][metric]) > 1 and len(found["classes"]) > 1
+    several = len(found["metrics"].get(metric, {})) > 1 and len(found["classes"]) > 1
     return f"{what}, mean" if several else what
 
 

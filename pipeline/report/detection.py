@@ -10,6 +10,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from pipeline.report import scores
+from pipeline.report.charts import N_COLOURS
 from pipeline.report.drawing import CLASS_COLOURS, FALSE, MISSED
 from pipeline.report.found import draw_froc, draw_precision
 from pipeline.report.objects import ObjectPictures, draw_objects
@@ -21,6 +22,7 @@ from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
 _ALL = "all"  # the pseudo class: the mean over classes
+_OVERLAPS = (0.1, 0.5)  # of the precision and recall that are drawn
 _HEADLINE = ("froc", "ap@0.1", "ap@0.5", "count_error")
 _Result = Mapping[str, Any]
 
@@ -170,7 +172,14 @@ def _rows(metrics: _Result, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _charts(curves: _Result) -> list[tuple[str, str, Markup]]:
+def _keys(names: Sequence[str]) -> Markup:
+    """What each line of a chart is."""
+    one = Markup('<span class="key"><i style="background:var(--class-{})"></i>{}</span>')
+    keys = [one.format(number % N_COLOURS, name) for number, name in enumerate(names)]
+    return Markup(" ").join(keys)
+
+
+def _charts(curves: _Result) -> list[tuple[str, Markup, Markup]]:
     """Title, how to read it, and chart: FROC, and precision over recall of each class."""
     if not curves:
         return []
@@ -182,16 +191,18 @@ def _charts(curves: _Result) -> list[tuple[str, str, Markup]]:
     drawn = [
         (
             "FROC",
-            "Matched at an overlap (IoU) of 0.1. The seven dots are averaged.",
+            Markup("Matched at an IoU of 0.1; the seven dots are averaged. {}").format(
+                _keys(list(curves) if len(curves) > 1 else [])
+            ),
             draw_froc(froc, label="Sensitivity against false boxes a case"),
         )
     ]
     for name in curves:
-        kinds = [kind for kind in curves[name] if kind.startswith("precision@")]
+        kinds = [f"precision@{overlap:g}" for overlap in _OVERLAPS]
         drawn.append(
             (
                 f"Precision and recall, {name}",
-                "Matched at overlaps of " + ", ".join(kind.partition("@")[2] for kind in kinds),
+                _keys([f"IoU {overlap:g}" for overlap in _OVERLAPS]),
                 draw_precision(
                     {kind: points(name, kind) for kind in kinds},
                     label=f"Precision against recall, {name}",

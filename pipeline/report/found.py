@@ -35,7 +35,7 @@ def draw_froc(curves: Mapping[str, Curve], *, label: str) -> Markup:
         parts.append(_line(path, number))
         parts += [
             Markup(
-                '<circle class="curve-dot-{0}" cx="{1:.1f}" cy="{2:.1f}" r="3">'
+                '<circle class="class-{0}" cx="{1:.1f}" cy="{2:.1f}" r="3">'
                 "<title>{3:.3f} at {4:g} false a case</title></circle>"
             ).format(number % N_COLOURS, x(at), y(found), found, at)
             for at in _TICKS
@@ -84,7 +84,7 @@ def _log_grid(x: object) -> Markup:
 def _line(path: str, number: int) -> Markup:
     if not path:
         return Markup("")
-    return Markup('<path class="curve curve-{}" d="M{}"/>').format(number % N_COLOURS, path)
+    return Markup('<path class="curve class-{}" d="M{}"/>').format(number % N_COLOURS, path)
 
 
 def _axes(below: str, beside: str) -> Markup:

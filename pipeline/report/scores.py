@@ -46,6 +46,7 @@ _NAMES = {
         for at in (0.1, 0.3, 0.5)
         for kind, text in (("ap", "Area under precision over recall"), ("ar", "Part found at all"))
     },
+    "mistakes": ("Mistakes", "Objects missed and boxes on nothing, from a score of 0.5 on."),
     "count_error": ("Count error", "Mean of how many a case are counted too many or too few."),
 }
 _SIGNED = ("volume_difference_ml",)
@@ -79,9 +80,13 @@ def is_volume(metric: str) -> bool:
 
 def is_loss(metric: str) -> bool:
     """Whether less of it is better: distances, volume errors, losses of probabilities."""
-    losses = metric in ("nll", "brier", "volume_error_ml", "count_error") or metric.startswith(
-        "ece_"
-    )
+    losses = metric in (
+        "nll",
+        "brier",
+        "volume_error_ml",
+        "count_error",
+        "mistakes",
+    ) or metric.startswith("ece_")
     return losses or metric_unit(metric) == "mm"
 
 

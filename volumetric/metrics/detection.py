@@ -75,6 +75,18 @@ def score_detection(
         ConfigError: no case, lists of different lengths, boxes without scores, or labels that
             name no class.
     """
+    statistic = detection_statistic(found, truth, classes=classes)
+    return score_statistic(statistic, len(truth), subjects=subjects, resampling=resampling)
+
+
+def detection_statistic(
+    found: Sequence[Objects], truth: Sequence[Objects], *, classes: Sequence[str]
+) -> Statistic:
+    """What `score_detection` scores, to be drawn anew.
+
+    Raises:
+        ConfigError: as `score_detection`.
+    """
     _check(found, truth, classes)
     tables = [_tabulate(found, truth, number, OVERLAPS) for number in range(len(classes))]
     totals = [int(table.n_objects.sum()) for table in tables]
@@ -93,8 +105,7 @@ def score_detection(
         return np.concatenate([*np.moveaxis(each, -1, 0), *means], axis=1)
 
     keys = tuple((name, owner) for owner in (*classes, ALL) for name in _NAMES)
-    statistic = Statistic(keys, measure, counts, lambda *_: "the truth holds no such object")
-    return score_statistic(statistic, len(truth), subjects=subjects, resampling=resampling)
+    return Statistic(keys, measure, counts, lambda *_: "the truth holds no such object")
 
 
 def trace_froc(
