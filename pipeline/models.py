@@ -16,13 +16,14 @@ from volumetric.models import plain_cnn3d, slice_network, small_cnn3d, volume_ne
 from volumetric.models.backbones import BACKBONES
 from volumetric.network_names import (
     ConvertedNetwork,
+    DetectorKind,
     MedicalNetwork,
     Segmenter,
     VideoNetwork,
     VolumeNetwork,
 )
 from volumetric.network_plan import NetworkWish, plan_network
-from volumetric.spec import ModelSpec, build_network
+from volumetric.spec import DetectorSpec, ModelSpec, build_network
 
 _PATCH = (96, 96, 96)
 _CLIP = (16, 112, 112)
@@ -34,6 +35,11 @@ _WIDTHS = {
     "unetr": ((8, 192), (16, 768)),
     "slice_unet": ((8, 128), (16, 256)),
 }
+_HEADS: Mapping[str, tuple[int, ...]] = {
+    "anchor_free": (32, 64),
+    "residual_anchor_free": (32, 64),
+    "sliding_classifier": (16,),
+}
 _TRAINED_ON = {"imagenet": "ImageNet-1K", "kinetics": "Kinetics-400"}
 
 _PURPOSES: Mapping[str, str] = {
@@ -42,9 +48,13 @@ _PURPOSES: Mapping[str, str] = {
     "residual_unet": "nnU-Net's, residual",
     "attention_unet": "small structures",
     "segresnet": "light decoder",
-    "swin_unetr": "transformer encoder",
-    "unetr": "transformer encoder",
+    "swin_unetr": "transformer",
+    "unetr": "transformer",
     "slice_unet": "thick slices",
+    # that find objects
+    "anchor_free": "all of a window at once",
+    "residual_anchor_free": "residual encoder",
+    "sliding_classifier": "slow, a baseline",
     # 3D, for whole volumes and clips
     "small_cnn3d": "clips, the default; for CPUs",
     "plain_cnn3d": "scans, the default; for CPUs",
@@ -123,10 +133,10 @@ def list_models(only: str | None = None) -> Iterator[str]:
 
 
 def _show(title: str, networks: list[Listed]) -> str:
-    lines = [title, f"  {'':<19}{'parameters':>11}{'GFLOPs':>9}   {'weights':<17}what for"]
+    lines = [title, f"  {'':<20}{'parameters':>11}{'GFLOPs':>9}   {'weights':<17}what for"]
     for network in networks:
         size = f"{network.parameters / 1e6:>9.2f} M{network.flops / 1e9:>9.2f}"
-        row = f"  {network.name:<19}{size}   {network.weights:<17}{network.purpose}"
+        row = f"  {network.name:<20}{size}   {network.weights:<17}{network.purpose}"
         lines.append(row.rstrip())
     return "\n".join(lines) + "\n"
 
@@ -159,6 +169,32 @@ def _segmenter(kind: Segmenter, base: int, largest: int) -> ModelSpec:
         intensity={"kind": "zscore"},
         backbone="mobilenet_v2" if kind == "slice_unet" else None,
     )
+
+
+def _detectors() -> list[Listed]:
+    """Every kind that finds objects, at the widths for a CPU and for a GPU."""
+    networks = []
+    for kind in get_args(DetectorKind):
+        for (base, largest), width in zip(_USUAL, _HEADS[kind], strict=False):
+            plan = plan_network(NetworkWish("unet", base, largest, 4), _PATCH, (1, 1, 1))
+            spec = DetectorSpec(
+                kind=kind,
+                n_channels=1,
+                classes=["one", "two"],
+                features=plan.features,
+                strides=plan.strides,
+                kernels=plan.kernels,
+                n_levels=3,
+                width=width,
+                patch_size=plan.patch_size,
+                spacing_mm=(1, 1, 1),
+                intensity={"kind": "zscore"},
+                box_size=(12, 12, 12),
+            )
+            parameters, flops = _measure(partial(build_network, spec), 1, spec.patch_size)
+            purpose = f"{_PURPOSES[kind]}, {width} features"
+            networks.append(Listed(kind, parameters, flops, "none", purpose))
+    return networks
 
 
 def _volume_networks() -> list[Listed]:
@@ -228,6 +264,10 @@ SECTIONS: Mapping[str, tuple[str, Callable[[], list[Listed]]]] = {
     "volumes": (
         f"volumes: a label for a whole volume or clip of 3 x {_by(_CLIP)}, by a 3D network",
         _volume_networks,
+    ),
+    "detection": (
+        f"detection: boxes of objects in 1 x {_by(_PATCH)}; for CPU and GPU",
+        _detectors,
     ),
     "slices": (
         f"slices: the same, by a 2D network; of one slice or frame of 3 x {_by(_SLICE[1:])}",

@@ -197,9 +197,9 @@ def test_models_are_listed_with_their_size() -> None:
     assert done.returncode == 0
     assert "residual_unet" in done.stdout
     assert "GFLOPs" in done.stdout
-    done = volumetric("models", "detection")
+    done = volumetric("models", "recognition")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "segmentation, volumes, slices" in done.stderr
+    assert "segmentation, volumes, detection, slices" in done.stderr
 
 
 @pytest.mark.slow

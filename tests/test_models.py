@@ -16,6 +16,10 @@ from volumetric.spec import ModelSpec
 NAMES = {
     "segmentation": [kind for kind in get_args(get_type_hints(ModelSpec)["kind"]) for _ in "cg"],
     "volumes": ["small_cnn3d", "plain_cnn3d", *get_args(VolumeNetwork)],
+    "detection": [
+        *("anchor_free", "anchor_free", "residual_anchor_free", "residual_anchor_free"),
+        "sliding_classifier",
+    ],
     "slices": list(BACKBONES),
 }
 
@@ -45,5 +49,5 @@ def _check(name: str, *, flops: float, share: str, weights: str) -> None:
 
 
 def test_another_task_is_refused() -> None:
-    with pytest.raises(ConfigError, match="segmentation, volumes, slices"):
-        list(list_models("detection"))
+    with pytest.raises(ConfigError, match="segmentation, volumes, detection, slices"):
+        list(list_models("recognition"))
