@@ -44,8 +44,8 @@ _TRAINED_ON = {"imagenet": "ImageNet-1K", "kinetics": "Kinetics-400"}
 
 _PURPOSES: Mapping[str, str] = {
     # that segment
-    "unet": "nnU-Net's, plain",
-    "residual_unet": "nnU-Net's, residual",
+    "unet": "nnU-Net's plain",
+    "residual_unet": "nnU-Net's residual",
     "attention_unet": "small structures",
     "segresnet": "light decoder",
     "swin_unetr": "transformer",
