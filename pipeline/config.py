@@ -11,17 +11,19 @@ from pydantic import ValidationError
 from pipeline.classification.config import ClassifyConfig
 from pipeline.classification.scan_config import ClassifyScansConfig
 from pipeline.detection.config import DetectConfig
+from pipeline.instances.config import InstancesConfig
 from pipeline.segmentation.config import SegmentConfig
 from volumetric.errors import ConfigError
 
 _PRESETS = Path(__file__).parent / "configs"
 
-RunConfig = SegmentConfig | ClassifyConfig | ClassifyScansConfig | DetectConfig
+RunConfig = SegmentConfig | ClassifyConfig | ClassifyScansConfig | DetectConfig | InstancesConfig
 _CONFIGS: dict[str, type[RunConfig]] = {
     "segment": SegmentConfig,
     "classify": ClassifyConfig,
     "classify_scans": ClassifyScansConfig,
     "detect": DetectConfig,
+    "instances": InstancesConfig,
 }
 
 

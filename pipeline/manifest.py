@@ -61,6 +61,8 @@ class DataSet(BaseModel):
     """Name of each value of a mask but background (0)."""
     labels: tuple[str, ...] = ()
     """Labels that a whole case may have; instead of `classes`."""
+    instances: bool = False
+    """Whether a mask's values number objects of one class, 1 to 255, which `classes` names."""
     multi_label: bool = False
     """Whether a case may have several labels, written `one;other`, or none."""
     sides_matter: bool = False
@@ -70,6 +72,13 @@ class DataSet(BaseModel):
     cases: str
     """CSV file beside this one."""
     archive: Archive | None = None
+
+    @property
+    def mask_values(self) -> dict[int, str]:
+        """What a mask may hold besides 0: classes, or numbers of objects."""
+        if self.instances:
+            return {number: f"object {number}" for number in range(1, 256)}
+        return self.classes
 
 
 def find_manifest(name: str) -> Path:
@@ -116,6 +125,8 @@ def _check_names(data_set: DataSet, path: Path) -> None:
         reason = "needs either classes (of voxels) or labels (of whole cases)"
     elif len({*names, "mean", "all", ""}) < len(names) + 3:
         reason = "two classes share a name, or one is called 'mean', 'all' or nothing"
+    elif data_set.instances and list(data_set.classes) != [1]:
+        reason = "numbers objects (instances: true), and then has one class, numbered 1"
     elif len(data_set.labels) == 1 and not data_set.multi_label:
         reason = "has one label only, so there is nothing to tell apart"
     elif any({";", "|"} & set(name) or name != name.strip() for name in data_set.labels):

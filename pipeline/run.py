@@ -13,6 +13,7 @@ from pipeline.classification.scan_config import ClassifyScansConfig
 from pipeline.config import RunConfig, dump_config, load_config, parse_config
 from pipeline.detection.config import DetectConfig
 from pipeline.files import read_json, write_json, write_text
+from pipeline.instances.config import InstancesConfig
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
 from pipeline.provenance import write_provenance
 from pipeline.segmentation.config import SegmentConfig
@@ -84,7 +85,7 @@ class Run(Generic[_Config]):
 
         Where a clip may have several labels, an empty cell says that it has none of them.
         """
-        if self.config.task == "segment":
+        if self.config.task in ("segment", "instances"):
             return case.mask is not None
         if self.config.task == "detect":
             return case.mask is not None or case.boxes is not None
@@ -117,6 +118,9 @@ class Run(Generic[_Config]):
 
 SegmentRun = Run[SegmentConfig]
 DetectRun = Run[DetectConfig]
+InstancesRun = Run[InstancesConfig]
+ObjectsRun = Run[DetectConfig | InstancesConfig]
+"""A run of objects, whether boxes of them are found or their voxels."""
 ClassifyRun = Run[ClassifyConfig]
 ClassifyScansRun = Run[ClassifyScansConfig]
 LabelRun = Run[ClassifyConfig | ClassifyScansConfig]

@@ -38,6 +38,8 @@ def find_stages(run: Run[Any]) -> Stages:
             return _segmentation()
         case "detect":
             return _detection()
+        case "instances":
+            return _instances()
         case task:
             return _classification(task)
 
@@ -61,6 +63,19 @@ def _detection() -> Stages:
     from pipeline.detection.predict import predict
     from pipeline.detection.prepare import prepare
     from pipeline.detection.train import train
+    from pipeline.report.detection import write_detection_report
+
+    def report(run: Run[Any]) -> Path:
+        return write_detection_report(run.folder, run.usable_cases(), classes=run.data_set.classes)
+
+    return Stages(prepare, train, predict, _nothing, evaluate, report)
+
+
+def _instances() -> Stages:
+    from pipeline.detection.prepare import prepare
+    from pipeline.instances.evaluate import evaluate
+    from pipeline.instances.predict import predict
+    from pipeline.instances.train import train
     from pipeline.report.detection import write_detection_report
 
     def report(run: Run[Any]) -> Path:

@@ -28,6 +28,7 @@ _FORMAT = 1
 # What two networks need not share.
 _HOW_USED = (
     *("fingerprint", "about", "folds", "keep_largest"),
+    *("least_voxels", "apart_mm"),
     *("overlap", "mirror_axes", "views", "crops", "suppress", "least_score"),
 )
 _TASKS: dict[str, type[AnySpec]] = {

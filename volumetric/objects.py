@@ -38,25 +38,32 @@ class ObjectSource:
 
 
 def find_objects(
-    case: Case, image: Volume, mask: Volume | None, *, classes: Mapping[int, str]
+    case: Case,
+    image: Volume,
+    mask: Volume | None,
+    *,
+    classes: Mapping[int, str],
+    numbered: bool = False,
 ) -> Objects | None:
     """What is in a case, in voxels of its image; None where nobody says.
 
-    By its boxes, or else by its mask, of which each 26-connected component of a class is an object.
-    Labels are numbers from 0, in the order of `classes`.
+    By its boxes, or else by its mask, of which each 26-connected component of a class is an object;
+    by its mask alone, each value of which is an object, if that is `numbered`. Labels are numbers
+    from 0, in the order of `classes`.
 
     Raises:
         UnreadableFileError, LabelError, GeometryError: as `read_boxes`.
     """
-    if case.boxes is not None:
+    if case.boxes is not None and not numbered:
         return read_boxes(case.boxes, classes=list(classes.values()), image=image)
     if mask is None:
         return None
     boxes: list[list[float]] = []
     labels: list[int] = []
     for number, value in enumerate(classes):
-        components = number_components((mask.data[0] == value).numpy())
-        places = ndimage.find_objects(components)
+        array = mask.data[0].numpy()
+        parts = array if numbered else number_components(array == value)
+        places = [place for place in ndimage.find_objects(parts) if place is not None]
         boxes += [[s.start - 0.5 for s in one] + [s.stop - 0.5 for s in one] for one in places]
         labels += [number] * len(places)
     return Objects(np.array(boxes, dtype=np.float64).reshape(-1, 6), np.array(labels, np.int64))

@@ -26,6 +26,7 @@ from volumetric.models.slices import Planes
 from volumetric.models.sliding import SlidingClassifier
 from volumetric.network_names import Aggregate, DetectorKind, Segmenter, VolumeNetwork, weights_path
 from volumetric.plan import choose_strides
+from volumetric.splitting import N_CHANNELS
 
 Triple = tuple[int, int, int]
 Fit = Literal["crop", "whole"]
@@ -56,6 +57,9 @@ class ModelSpec:
         slice_axis: what its slices lie across.
         mirror_axes: averaged in prediction.
         keep_largest: labels of which only the largest component is kept.
+        splits: whether it tells objects of its one class apart, see `volumetric.splitting`.
+        apart_mm: how far apart middles of objects are at least.
+        least_voxels: smaller objects are dropped, at the network's spacing.
         fingerprint: of the training set.
         about: provenance: names, versions.
         folds: for each fold the hash of its weights, and "key", what they depended on.
@@ -75,6 +79,9 @@ class ModelSpec:
     overlap: float = 0.5
     mirror_axes: Sequence[int] = ()
     keep_largest: Sequence[int] = ()
+    splits: bool = False
+    apart_mm: float = 0.0
+    least_voxels: int = 1
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -260,7 +267,7 @@ def build_network(spec: AnySpec, *, weights: str = "none", checkpoint: bool = Fa
 
 
 def _build_segmenter(spec: ModelSpec, weights: str) -> nn.Module:
-    n_classes = len(spec.classes) + 1
+    n_classes = len(spec.classes) + 1 + (N_CHANNELS if spec.splits else 0)
     match spec.kind:
         case "unet" | "residual_unet":
             return UNet(

@@ -146,6 +146,13 @@ def _same_task(one: Side, other: Side) -> str:
             "Compare runs of one task",
             path=other.folder,
         )
+    if tasks[0] == "instances":
+        raise ConfigError(
+            "other-task",
+            "is of task instances, which cannot be compared yet",
+            "Compare the scores.csv of both",
+            path=one.folder,
+        )
     return "classify" if tasks[0] == "classify_scans" else tasks[0]
 
 

@@ -14,7 +14,7 @@ from pipeline.detection.predict import predicted_cases, prediction_path
 from pipeline.files import read_json, write_json
 from pipeline.provenance import record_time
 from pipeline.results import note_few_subjects
-from pipeline.run import DetectRun
+from pipeline.run import DetectRun, ObjectsRun
 from volumetric.boxes import Objects, move_boxes, overlap_boxes
 from volumetric.cases import Case
 from volumetric.errors import OutputError
@@ -70,7 +70,7 @@ def evaluate(run: DetectRun) -> None:
             "provenance": read_json(run.folder / "provenance.json"),
         }
         write_json(run.folder / "results.json", results)
-        _write_scores(run, known, judged)
+        write_objects(run, known, judged)
 
 
 def judge_case(
@@ -182,10 +182,10 @@ def _thin(x: Any, y: Any) -> list[list[float]]:
     return [[round(float(x[row]), 6), round(float(y[row]), 6)] for row in rows]
 
 
-def _write_scores(
-    run: DetectRun, cases: Sequence[Case], judged: Sequence[Mapping[str, Any]]
+def write_objects(
+    run: ObjectsRun, cases: Sequence[Case], judged: Sequence[Mapping[str, Any]]
 ) -> None:
-    """One row for each object and each false box; unknown values stay empty."""
+    """Write scores.csv: a row for each object and each false one; unknown values stay empty."""
     corners = ("x_min", "y_min", "z_min", "x_max", "y_max", "z_max")
     columns = ["id", "subject", "fold", "kind", "class", "score", "overlap", *corners]
     with (run.folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
 from pipeline.keys import facts_key, read_plan
-from pipeline.run import DetectRun
+from pipeline.run import DetectRun, ObjectsRun
 from volumetric.cases import Case
 from volumetric.spec import DetectorSpec
 
@@ -16,7 +16,7 @@ _LEARNING = (
 _FINDING = ("boxes", "preprocess", "intensity", "interpolate", "inference", "io", "objects")
 
 
-def prepared_key(run: DetectRun, case: Case) -> str:
+def prepared_key(run: ObjectsRun, case: Case) -> str:
     """Of the case's facts and of how the plan prepares it."""
     plan = read_plan(run)
     return hash_values(facts_key(run, case), plan["spacing_mm"], plan["intensity"])

@@ -16,7 +16,7 @@ from volumetric.plan import choose_batch, choose_spacing
 _MOST_LEVELS = 4
 
 
-def make_plan(run: DetectRun, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def make_plan(run: Any, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What plan.json holds: {"values": {name: value}, "why": {name: reason}}.
 
     A value that the configuration sets goes before the one chosen.

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from pipeline.detection.keys import prepared_key
 from pipeline.detection.plan import make_plan
 from pipeline.files import read_json, write_json
+from pipeline.instances.plan import plan_splitting
 from pipeline.keys import read_plan
 from pipeline.measure import Facts, Known, Measured
 from pipeline.preparation import Preparation, prepare_cases
 from pipeline.progress import Each
-from pipeline.run import DetectRun
+from pipeline.run import ObjectsRun
+from pipeline.segmentation.prepare import foreground_index
 from volumetric.boxes import move_boxes
 from volumetric.cases import Case
 from volumetric.check import check_case, read_case
@@ -30,7 +33,7 @@ from volumetric.objects import fill_boxes, find_objects
 from volumetric.preprocess import prepare as prepare_volume
 
 
-def prepare(run: DetectRun, *, each: Each | None = None) -> None:
+def prepare(run: ObjectsRun, *, each: Each | None = None) -> None:
     """Write fingerprint.json, plan.json and prepared/<case>.safetensors of every sound case.
 
     What the data doctor noticed goes to findings.json, the worst first. Cases with an error go
@@ -50,15 +53,17 @@ def prepare(run: DetectRun, *, each: Each | None = None) -> None:
     prepare_cases(run, steps, each=each)
 
 
-def _measure(run: DetectRun, case: Case) -> Measured:
-    classes = run.data_set.classes
-    checked = check_case(case, classes=classes, modality=run.data_set.modality)
+def _measure(run: ObjectsRun, case: Case) -> Measured:
+    classes, numbered = run.data_set.classes, run.data_set.instances
+    checked = check_case(case, classes=run.data_set.mask_values, modality=run.data_set.modality)
     if checked.error is not None:
         return Measured(checked.findings, checked.error, {})
     assert checked.image is not None
     assert checked.traits is not None
-    objects = find_objects(case, checked.image, checked.mask, classes=classes)
     mask = checked.mask
+    objects = find_objects(case, checked.image, mask, classes=classes, numbered=numbered)
+    if mask is not None and numbered:
+        mask = mask.with_data((mask.data > 0).to(torch.uint8))
     if mask is None and objects is not None:
         mask = fill_boxes(objects, checked.image, classes=classes)
     facts = asdict(measure_case(case.id, checked.image, mask, classes=classes))
@@ -66,19 +71,22 @@ def _measure(run: DetectRun, case: Case) -> Measured:
     facts["traits"] = asdict(checked.traits)
     facts["affine"] = checked.image.affine.tolist()
     if objects is not None:
-        sides = np.diff(objects.boxes.reshape(-1, 2, 3), axis=1)[:, 0] * checked.image.spacing
+        # An axis of one voxel says nothing of an object's size.
+        axes = [axis for axis in range(3) if checked.image.shape[axis] > 1] or [0, 1, 2]
+        sides = (objects.boxes[:, 3:] - objects.boxes[:, :3]) * checked.image.spacing
         facts["boxes"] = objects.boxes.tolist()
-        facts["sides_mm"] = sides.tolist()
+        facts["smallest_mm"] = sides[:, axes].min(axis=1).tolist()
+        facts["largest_mm"] = sides[:, axes].max(axis=1).tolist()
         facts["labels"] = objects.labels.tolist()
     return Measured(checked.findings, None, facts)
 
 
-def _compare(run: DetectRun, known: Known) -> list[Finding]:
+def _compare(run: ObjectsRun, known: Known) -> list[Finding]:
     traits = [(case, traits_from(facts["traits"])) for case, facts in known]
-    return check_cohort(traits, classes=run.data_set.classes)
+    return check_cohort(traits, classes=None if run.data_set.instances else run.data_set.classes)
 
 
-def _choose(run: DetectRun, facts: Facts) -> None:
+def _choose(run: ObjectsRun, facts: Facts) -> None:
     """Write fingerprint.json and plan.json: every choice with its reason."""
     classes = run.data_set.classes
     fingerprint = sum_up(
@@ -88,14 +96,15 @@ def _choose(run: DetectRun, facts: Facts) -> None:
     )
     fingerprint["objects"] = _sum_up_objects(facts, list(classes.values()))
     write_json(run.folder / "fingerprint.json", fingerprint)
-    write_json(run.folder / "plan.json", make_plan(run, fingerprint))
+    make = plan_splitting if run.config.task == "instances" else make_plan
+    write_json(run.folder / "plan.json", make(run, fingerprint))
 
 
 def _sum_up_objects(facts: Facts, classes: list[str]) -> Mapping[str, Any]:
     known = [found for found in facts.values() if "labels" in found]
     counts = Counter(label for found in known for label in found["labels"])
-    sides = np.array([side for found in known for side in found["sides_mm"]]).reshape(-1, 3)
-    smallest, largest = sides.min(axis=1), sides.max(axis=1)
+    smallest = [side for found in known for side in found["smallest_mm"]]
+    largest = [side for found in known for side in found["largest_mm"]]
 
     def read(values: Any, percent: int) -> float | None:
         return round(float(np.percentile(values, percent)), 3) if len(values) else None
@@ -109,16 +118,19 @@ def _sum_up_objects(facts: Facts, classes: list[str]) -> Mapping[str, Any]:
     }
 
 
-def _write(run: DetectRun, case: Case, path: Path, key: str) -> None:
+def _write(run: ObjectsRun, case: Case, path: Path, key: str) -> None:
     """Write one case as network input, with what is in it in voxels of that."""
     plan, facts = read_plan(run), read_json(run.facts(case))
-    source, _ = read_case(case, classes=run.data_set.classes)
-    image, _ = prepare_volume(
-        source, None, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
+    source, numbers = read_case(case, classes=run.data_set.mask_values)
+    if run.config.task == "detect":
+        numbers = None
+    image, mask = prepare_volume(
+        source, numbers, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
     )
     about = {"key": key, "id": case.id}
     if "labels" in facts:
         boxes = np.array(facts["boxes"], dtype=np.float64).reshape(-1, 6)
         moved = move_boxes(boxes, np.linalg.inv(image.affine) @ source.affine)
         about |= {"boxes": moved.tolist(), "labels": facts["labels"]}
-    write_prepared(path, image, None, foreground={}, facts=about)
+    index = {} if mask is None else foreground_index(mask, torch.unique(mask.data).tolist())
+    write_prepared(path, image, mask, foreground=index, facts=about)

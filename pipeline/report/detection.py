@@ -23,7 +23,15 @@ from volumetric.errors import VolumetricError
 
 _ALL = "all"  # the pseudo class: the mean over classes
 _OVERLAPS = (0.1, 0.5)  # of the precision and recall that are drawn
-_HEADLINE = ("froc", "ap@0.1", "ap@0.5", "count_error")
+_HEADLINES = {
+    "detect": ("froc", "ap@0.1", "ap@0.5", "count_error"),
+    "instances": ("panoptic_quality", "ap@0.5", "recognition_quality", "count_error"),
+}
+_TITLES = {"detect": "Detection", "instances": "Instances"}
+_COUNTED = {
+    "detect": "A box counts from a score of 0.5 on.",
+    "instances": "Found is what overlaps by more than half. Shown are the boxes around outlines.",
+}
 _Result = Mapping[str, Any]
 
 
@@ -80,9 +88,12 @@ def _context(
     results = record.results
     metrics = results.get("metrics") or {}
     curves = results.get("curves") or {}
-    names = list(curves)
+    names, task = list(curves), str(results.get("task", "detect"))
     return {
         "record": record,
+        "title": _TITLES[task],
+        "counted": _COUNTED[task],
+        "validated": "Panoptic quality" if task == "instances" else "AP at an IoU of 0.1",
         "headline": _headline(results),
         "facts": _facts(record, ordered),
         "notes": [str(note) for note in results.get("notes", [])],
@@ -125,7 +136,7 @@ def _headline(results: _Result) -> list[dict[str, Any]]:
             ),
             "interval": scores.stated_interval(metrics[metric][_ALL], metric, confidence),
         }
-        for metric in _HEADLINE
+        for metric in _HEADLINES[str(results.get("task", "detect"))]
         if metric in metrics
     ]
 

@@ -107,14 +107,16 @@ def _write(run: SegmentRun, case: Case, result: tuple[Path, str], seen: _Seen) -
     image, mask = prepare_volume(
         source, source_mask, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
     )
-    index = {} if mask is None else _foreground(mask, list(run.data_set.classes))
+    index = {} if mask is None else foreground_index(mask, list(run.data_set.classes))
     write_prepared(path, image, mask, foreground=index, facts={"key": key, "id": case.id})
 
 
-def _foreground(mask: Volume, labels: list[int]) -> dict[int, torch.Tensor]:
+def foreground_index(mask: Volume, labels: list[int]) -> dict[int, torch.Tensor]:
     """Indices of up to 10,000 evenly spread voxels of each class that occurs."""
     index = {}
     for label in labels:
+        if label == 0:
+            continue
         found = (mask.data[0] == label).nonzero()
         if len(found):
             index[label] = found[:: max(1, -(-len(found) // _INDEX_VOXELS))].to(torch.int32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from pipeline.inputs import find_scans, go_through
 from volumetric.cases import Case
 from volumetric.check import read_case
 from volumetric.errors import OutputError
-from volumetric.inference.segment import segment_volume
+from volumetric.inference.segment import segment_volume, split_volume
+from volumetric.instances import Instance, measure_instances
 from volumetric.io import write_volume
 from volumetric.model import Model, load_model
 from volumetric.spec import ModelSpec
@@ -30,6 +31,9 @@ def segment(
 ) -> tuple[list[dict[str, str]], int]:
     """Write `<out>/<input>.nii.gz` and volumes.csv; return the refusals and how many were done.
 
+    A model that tells objects apart numbers them, and writes objects.csv instead: the volume,
+    diameters and place of each.
+
     `series` chooses one where a DICOM folder holds several. Refused inputs are listed in
     `<out>/quarantine.json` with reason and remedy.
 
@@ -43,18 +47,41 @@ def segment(
     _refuse_overwriting(cases, out)
     volumes: dict[str, dict[str, float]] = {}
 
+    objects: dict[str, list[Instance]] = {}
+
     def segment_case(case: Case) -> None:
         image, _ = read_case(case, classes=model.spec.classes)
+        if model.spec.splits:
+            numbers, _ = split_volume(model, image)
+            write_volume(numbers, out / f"{case.id}.nii.gz")
+            objects[case.id] = measure_instances(numbers)
+            return
         labels = segment_volume(model, image)
         write_volume(labels, out / f"{case.id}.nii.gz")
         volumes[case.id] = _volumes_ml(model, labels)
 
     refused = go_through(segment_case, cases, "segment", out=out)
+    if model.spec.splits:
+        _write_objects(out / "objects.csv", objects)
+        return refused, len(objects)
     with (out / "volumes.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", *(f"{name}_ml" for name in model.spec.classes.values())])
         writer.writerows([name, *by_class.values()] for name, by_class in volumes.items())
     return refused, len(volumes)
+
+
+def _write_objects(path: Path, objects: Mapping[str, Sequence[Instance]]) -> None:
+    """A row for each object of each input."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        columns = ["number", "volume_mm3", "longest_mm", "perpendicular_mm", "slice_index"]
+        writer.writerow(["id", *columns, "x_mm", "y_mm", "z_mm"])
+        for name, instances in objects.items():
+            for one in instances:
+                values = [getattr(one, column) for column in columns]
+                numbers = [round(value, 4) for value in [*values, *one.centre_mm]]
+                writer.writerow([name, *numbers])
 
 
 def _refuse_overwriting(cases: Sequence[Case], out: Path) -> None:

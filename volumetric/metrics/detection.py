@@ -62,25 +62,32 @@ def score_detection(
     truth: Sequence[Objects],
     *,
     classes: Sequence[str],
+    pairs: Sequence[_Array] | None = None,
     subjects: Sequence[str] | None = None,
     resampling: Resampling = USUAL,
 ) -> dict[str, dict[str, Interval]]:
     """Metric -> class name or "all" -> value with its interval, whole subjects resampled.
 
     Metrics, matching and thresholds stand at the top of this module. `found` and `truth` are of the
-    cases in one order; a case may hold no object. `n` is the number of objects, of count_error of
-    cases. What is not defined, as of a class that the truth lacks, is None with a reason.
+    cases in one order; a case may hold no object. `pairs` says how far each thing found (rows)
+    overlaps each true one, of each case, where their boxes do not tell: of masks. `n` is the number
+    of objects, of count_error of cases. What is not defined, as of a class that the truth lacks, is
+    None with a reason.
 
     Raises:
         ConfigError: no case, lists of different lengths, boxes without scores, or labels that
             name no class.
     """
-    statistic = detection_statistic(found, truth, classes=classes)
+    statistic = detection_statistic(found, truth, classes=classes, pairs=pairs)
     return score_statistic(statistic, len(truth), subjects=subjects, resampling=resampling)
 
 
 def detection_statistic(
-    found: Sequence[Objects], truth: Sequence[Objects], *, classes: Sequence[str]
+    found: Sequence[Objects],
+    truth: Sequence[Objects],
+    *,
+    classes: Sequence[str],
+    pairs: Sequence[_Array] | None = None,
 ) -> Statistic:
     """What `score_detection` scores, to be drawn anew.
 
@@ -88,7 +95,9 @@ def detection_statistic(
         ConfigError: as `score_detection`.
     """
     _check(found, truth, classes)
-    tables = [_tabulate(found, truth, number, OVERLAPS) for number in range(len(classes))]
+    tables = [
+        _tabulate(found, truth, number, OVERLAPS, pairs=pairs) for number in range(len(classes))
+    ]
     totals = [int(table.n_objects.sum()) for table in tables]
     is_there = np.array(totals) > 0
     counts = {
@@ -198,12 +207,24 @@ class _Table:
 
 
 def _tabulate(
-    found: Sequence[Objects], truth: Sequence[Objects], number: int, overlaps: Sequence[float]
+    found: Sequence[Objects],
+    truth: Sequence[Objects],
+    number: int,
+    overlaps: Sequence[float],
+    *,
+    pairs: Sequence[_Array] | None = None,
 ) -> _Table:
     ours = [one.of_class(number) for one in found]
     theirs = [one.of_class(number) for one in truth]
+    known: Sequence[_Array | None] = [None] * len(truth)
+    if pairs is not None:
+        known = [
+            table[np.ix_(one.labels == number, other.labels == number)]
+            for table, one, other in zip(pairs, found, truth, strict=True)
+        ]
     matches = [
-        _match(one, other, overlaps=overlaps) for one, other in zip(ours, theirs, strict=True)
+        _match(one, other, overlaps=overlaps, pairs=table)
+        for one, other, table in zip(ours, theirs, known, strict=True)
     ]
     scores = np.concatenate(
         [one.known_scores()[order] for one, (order, _) in zip(ours, matches, strict=True)]
@@ -220,11 +241,18 @@ def _tabulate(
 
 
 def _match(
-    found: Objects, truth: Objects, *, overlaps: Sequence[float], most: int = MOST
+    found: Objects,
+    truth: Objects,
+    *,
+    overlaps: Sequence[float],
+    most: int = MOST,
+    pairs: _Array | None = None,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """As `match_boxes`, at several overlaps: what each box is given is (n_overlaps, n)."""
     order = np.argsort(-found.known_scores(), kind="stable")[:most]
-    pairs = overlap_boxes(found.boxes[order], truth.boxes)
+    if pairs is None:
+        pairs = overlap_boxes(found.boxes, truth.boxes)
+    pairs = pairs[order]
     given = np.full((len(overlaps), len(order)), -1, dtype=np.intp)
     for own, least in zip(given, overlaps, strict=True):
         free = pairs.copy()

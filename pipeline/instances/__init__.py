@@ -1,0 +1,1 @@
+"""Instances: every object of one class outlined by itself, also where they touch."""

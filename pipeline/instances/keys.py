@@ -1,0 +1,44 @@
+"""Keys of telling objects apart: what each result was made from; see pipeline/keys.py."""
+
+from __future__ import annotations
+
+from pipeline.detection.keys import prepared_key
+from pipeline.files import hash_code, hash_values
+from pipeline.keys import facts_key, read_plan
+from pipeline.run import InstancesRun
+from volumetric.cases import Case
+from volumetric.spec import ModelSpec
+
+_UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
+_LEARNING = (
+    *("augment", "dataset", "learning", "losses"),
+    *("models", "spec", "splitting"),
+)
+_SPLITTING = (
+    *("preprocess", "intensity", "interpolate", "inference", "instances", "io"),
+    "splitting",
+)
+
+
+def training_key(run: InstancesRun, fold: int) -> str:
+    """Of the prepared cases outside the fold, the network, the settings and the code."""
+    plan = read_plan(run)
+    settings = run.config.train.model_dump(mode="json")
+    settings = {name: value for name, value in settings.items() if name not in _UNLEARNED}
+    cases = run.labelled_cases()
+    # With patience, the held-out cases decide when to stop.
+    seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    network = [plan[name] for name in ("patch_size", "features", "strides", "kernels")]
+    return hash_values(
+        [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
+        [run.config.model.kind, network, plan["batch_size"], settings, run.config.seed],
+        hash_code(*_LEARNING),
+    )
+
+
+def prediction_key(run: InstancesRun, case: Case, spec: ModelSpec) -> str:
+    """Of the weights, the case's facts, the prediction's settings and the code."""
+    plan = read_plan(run)
+    weights = spec.folds[str(case.fold)]["weights_sha256"]
+    how = [run.config.predict.overlap, plan["apart_mm"], plan["least_voxels"]]
+    return hash_values(weights, facts_key(run, case), how, hash_code(*_SPLITTING))

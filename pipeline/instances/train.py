@@ -1,0 +1,176 @@
+"""Train: one fold held out, the network learns from the others, its weights are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.detection.keys import prepared_key
+from pipeline.device import describe_device, find_device
+from pipeline.files import read_json
+from pipeline.instances.keys import training_key
+from pipeline.keys import read_plan
+from pipeline.progress import track_epochs
+from pipeline.provenance import record, record_time
+from pipeline.run import InstancesRun, describe_origin
+from volumetric.augment import Augmentation, augment
+from volumetric.cases import Case
+from volumetric.dataset import draw_batch, open_sources
+from volumetric.errors import ManifestError, OutputError
+from volumetric.io.prepared import Prepared, open_prepared
+from volumetric.learning import Lesson, Training, fit
+from volumetric.metrics.instances import match_instances, score_instances
+from volumetric.metrics.resampling import Resampling
+from volumetric.model import save_fold
+from volumetric.spec import ModelSpec, build_network
+from volumetric.splitting import group_voxels, splitting_loss
+
+_ELSEWHERE = 7_919  # another seed than any epoch's
+
+
+def train(run: InstancesRun, fold: int) -> None:
+    """Write folds/<fold>/{last.ckpt,history.csv} and model/fold_<fold>.safetensors.
+
+    Goes on from the last epoch where an earlier run with the same settings stopped.
+
+    Raises:
+        ManifestError: no case with a mask is left to learn from, or none holds an object.
+        TrainingError: the loss is not finite any more.
+        DeviceError: the device is not there.
+        OutputError: a case has not been prepared for the present plan.
+    """
+    device = find_device(run.config.device)
+    with record_time(run.folder, f"train fold {fold}"):
+        record(run.folder, device=describe_device(device))
+        spec = _spec(run)
+        learned, held_out = _split(run, fold)
+        settings = _settings(run)
+        torch.manual_seed(settings.seed)
+        network = build_network(spec).to(device)
+        key = training_key(run, fold)
+        lesson = Lesson(
+            _drawing(run, spec, learned, device),
+            partial(splitting_loss, spacing=spec.spacing_mm),
+            _validation(run, spec, held_out, device),
+        )
+        rows = fit(network, lesson, settings=settings, folder=run.fold(fold), key=key)
+        track_epochs(rows, settings, fold=fold)
+        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+
+
+def _spec(run: InstancesRun) -> ModelSpec:
+    plan = read_plan(run)
+    fingerprint = read_json(run.folder / "fingerprint.json")
+    return ModelSpec(
+        kind=run.config.model.kind,
+        n_channels=fingerprint["n_channels"],
+        classes=run.data_set.classes,
+        features=plan["features"],
+        strides=[tuple(stride) for stride in plan["strides"]],
+        kernels=[tuple(kernel) for kernel in plan["kernels"]],
+        patch_size=tuple(plan["patch_size"]),
+        spacing_mm=tuple(plan["spacing_mm"]),
+        intensity=plan["intensity"],
+        overlap=run.config.predict.overlap,
+        splits=True,
+        apart_mm=plan["apart_mm"],
+        least_voxels=plan["least_voxels"],
+        fingerprint=fingerprint,
+        about=describe_origin(run),
+    )
+
+
+def _settings(run: InstancesRun) -> Training:
+    section = run.config.train.model_dump()
+    chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
+    return Training(**chosen, seed=run.config.seed)
+
+
+def _split(run: InstancesRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
+    cases = run.labelled_cases()
+    learned = _open(run, [case for case in cases if case.fold != fold])
+    if not any(one.facts["labels"] for one in learned):
+        what = "holds an object" if learned else "has a mask"
+        raise ManifestError(
+            "nothing-to-learn",
+            f"no usable case outside fold {fold} {what}",
+            "Add cases, or see quarantine.json for those set apart",
+            path=run.manifest,
+        )
+    return learned, _open(run, [case for case in cases if case.fold == fold])
+
+
+def _open(run: InstancesRun, cases: Sequence[Case]) -> list[Prepared]:
+    prepared = [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
+    for case, found in zip(cases, prepared, strict=True):
+        if found.facts["key"] != prepared_key(run, case):
+            raise OutputError(
+                "stale-prepared",
+                "was prepared for another plan, or from other bytes",
+                "Run `volumetric prepare` to its end first",
+                path=found.path,
+            )
+    return prepared
+
+
+def _drawing(
+    run: InstancesRun, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device
+) -> Any:
+    """What `fit` calls for the next batch."""
+    section = run.config.train
+    sources = open_sources(cases, device=device, budget_bytes=int(section.cache_gb * 1e9))
+    batch_size = read_plan(run)["batch_size"]
+    augmentation = Augmentation(**section.augment.model_dump())
+
+    def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
+        images, masks = draw_batch(
+            sources,
+            rng,
+            patch_size=spec.patch_size,
+            batch_size=batch_size,
+            foreground=section.foreground,
+        )
+        images, masks = images.to(device), masks.to(device)
+        return augment(images, masks, generator, settings=augmentation, spacing=spec.spacing_mm)
+
+    return draw
+
+
+def _validation(
+    run: InstancesRun, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device
+) -> Any:
+    """What `fit` calls after each epoch: panoptic quality on patches of held-out cases."""
+    section = run.config.train
+    patches: list[tuple[torch.Tensor, torch.Tensor]] = []
+    if cases:
+        images, masks = draw_batch(
+            open_sources(cases, device=device, budget_bytes=0),
+            np.random.default_rng([run.config.seed, _ELSEWHERE]),
+            patch_size=spec.patch_size,
+            batch_size=section.validation_cases,
+            foreground=1.0,
+        )
+        patches = list(zip(images, masks, strict=True))
+
+    @torch.inference_mode()
+    def validate(network: nn.Module) -> float | None:
+        matched = []
+        for image, mask in patches:
+            outputs = network(image[None].to(device))[0]
+            numbers, _ = group_voxels(
+                outputs,
+                spacing=spec.spacing_mm,
+                apart_mm=spec.apart_mm,
+                least_voxels=spec.least_voxels,
+            )
+            matched.append(match_instances(numbers, mask.cpu().numpy()))
+        if not matched:
+            return None
+        return score_instances(matched, resampling=Resampling(1))["panoptic_quality"].mean
+
+    return validate
