@@ -35,6 +35,7 @@ class _Target:
     modality: str | None = None
     labels: Sequence[str] | None = None
     multi_label: bool = False
+    numbered: bool = False
     is_manifest: bool = False
 
     @cached_property
@@ -152,10 +153,11 @@ def _listed(path: Path, root: Path | None, manifest: Path | None) -> _Target:
     return _Target(
         cases,
         findings,
-        data_set.classes or None,
+        data_set.mask_values or None,
         data_set.modality,
         data_set.labels or None,
         data_set.multi_label,
+        data_set.instances,
         is_manifest=True,
     )
 
@@ -200,7 +202,7 @@ def _check_target(target: _Target, workers: int) -> list[Finding]:
     scans = [(case, traits) for case, traits in seen if isinstance(traits, Traits)]
     clips = [(case, traits) for case, traits in seen if isinstance(traits, ClipTraits)]
     if scans or not clips:
-        findings += check_cohort(scans, classes=target.classes)
+        findings += check_cohort(scans, classes=None if target.numbered else target.classes)
         findings += check_labels([case for case, _ in scans], target.labels or ())
     return findings + check_clips(clips, labels=target.labels)
 

@@ -21,6 +21,7 @@ from volumetric.cases import Case
 from volumetric.errors import ConfigError, OutputError, VolumetricError
 from volumetric.folds import with_folds
 
+_OF_VOXELS = ("segment", "detect", "instances")
 _Config = TypeVar("_Config", bound=RunConfig, covariant=True)
 
 
@@ -146,6 +147,7 @@ def create_run(config: RunConfig, folder: Path) -> Run[Any]:
         ManifestError, ConfigError: the data set or the fold is not there.
     """
     run = Run(folder, _absolute(_with_known_root(config, folder)))
+    _refuse_other_truth(run)
     run.folds()
     _refuse_other(run)
     try:
@@ -165,6 +167,27 @@ def create_run(config: RunConfig, folder: Path) -> Run[Any]:
         manifest=[run.manifest, run.manifest.parent / run.data_set.cases],
     )
     return run
+
+
+def _refuse_other_truth(run: Run[Any]) -> None:
+    """A task learns from what its manifest says of cases: classes, numbered objects, or labels."""
+    data_set, task = run.data_set, run.config.task
+    reason, remedy = "", ""
+    if task in _OF_VOXELS and not data_set.classes:
+        reason, remedy = "names labels of whole cases", "classify or classify_scans"
+    elif task not in _OF_VOXELS and not data_set.labels:
+        reason, remedy = "names classes of voxels", "segment or detect"
+    elif task == "instances" and not data_set.instances:
+        reason, remedy = "does not say that masks number objects (instances: true)", "segment"
+    elif task == "segment" and data_set.instances:
+        reason, remedy = "says that masks number objects (instances: true)", "instances or detect"
+    if reason:
+        raise ConfigError(
+            "other-task",
+            f"{reason}, from which task {task} cannot learn",
+            f"Use task {remedy}, or another manifest",
+            path=run.manifest,
+        )
 
 
 def _with_known_root(config: RunConfig, folder: Path) -> RunConfig:

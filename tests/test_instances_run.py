@@ -13,6 +13,7 @@ import torch
 import yaml
 from scipy import ndimage
 
+from pipeline.check import check
 from pipeline.compare import compare
 from pipeline.config import RunConfig, parse_config
 from pipeline.detection.prepare import prepare
@@ -264,3 +265,38 @@ def test_bad_choices_are_refused(done: Run, tmp_path: Path) -> None:
     (other.folder / "results.json").write_text((done.folder / "results.json").read_text())
     with pytest.raises(ConfigError, match="cannot be compared yet"):
         compare(done.folder, other.folder, out=tmp_path / "c")
+
+
+def test_a_task_that_a_manifest_does_not_serve_is_refused(done: Run, tmp_path: Path) -> None:
+    values = _config(done.manifest).model_dump(mode="json")
+    plain = {name: values[name] for name in ("name", "device", "data")}
+    with pytest.raises(ConfigError, match=r"number objects .* task segment cannot learn"):
+        create_run(parse_config({**plain, "task": "segment"}, path="x"), tmp_path / "a")
+    about = yaml.safe_load(done.manifest.read_text())
+    classes = done.manifest.with_name("classes.yaml")
+    classes.write_text(yaml.safe_dump({**about, "instances": False}))
+    plain["data"]["manifest"] = str(classes)
+    with pytest.raises(ConfigError, match="does not say that masks number objects"):
+        create_run(parse_config({**plain, "task": "instances"}, path="x"), tmp_path / "b")
+    labels = done.manifest.with_name("labels.yaml")
+    about = {name: about[name] for name in ("name", "cases")} | {"labels": ["a", "b"]}
+    labels.write_text(yaml.safe_dump(about))
+    plain["data"]["manifest"] = str(labels)
+    with pytest.raises(ConfigError, match="labels of whole cases, from which task detect"):
+        create_run(parse_config({**plain, "task": "detect"}, path="x"), tmp_path / "c")
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_doctor_knows_numbered_objects(done: Run) -> None:
+    found = check([done.manifest])
+    assert {one.severity for one in found.findings} <= {"note", "warning"}
+    assert "class-absent" not in {one.code for one in found.findings}
+
+
+def test_detection_learns_from_numbered_objects(done: Run, tmp_path: Path) -> None:
+    values = _config(done.manifest).model_dump(mode="json")
+    plain = {name: values[name] for name in ("name", "device", "data")}
+    run = create_run(parse_config({**plain, "task": "detect"}, path="x"), tmp_path / "run")
+    prepare(run)
+    fingerprint = json.loads((run.folder / "fingerprint.json").read_text())
+    assert fingerprint["objects"]["n"] == {"cell": 50}
