@@ -12,18 +12,27 @@ from pipeline.classification.config import ClassifyConfig
 from pipeline.classification.scan_config import ClassifyScansConfig
 from pipeline.detection.config import DetectConfig
 from pipeline.instances.config import InstancesConfig
+from pipeline.pretraining.config import PretrainConfig
 from pipeline.segmentation.config import SegmentConfig
 from volumetric.errors import ConfigError
 
 _PRESETS = Path(__file__).parent / "configs"
 
-RunConfig = SegmentConfig | ClassifyConfig | ClassifyScansConfig | DetectConfig | InstancesConfig
+RunConfig = (
+    SegmentConfig
+    | ClassifyConfig
+    | ClassifyScansConfig
+    | DetectConfig
+    | InstancesConfig
+    | PretrainConfig
+)
 _CONFIGS: dict[str, type[RunConfig]] = {
     "segment": SegmentConfig,
     "classify": ClassifyConfig,
     "classify_scans": ClassifyScansConfig,
     "detect": DetectConfig,
     "instances": InstancesConfig,
+    "pretrain": PretrainConfig,
 }
 
 

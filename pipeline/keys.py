@@ -64,7 +64,7 @@ def weights_key(path: Path | None) -> str | None:
     Raises:
         UnreadableFileError: the file is missing.
     """
-    if path is not None and not path.is_file():
+    if path is not None and not path.exists():
         raise UnreadableFileError(
             "missing-file", "does not exist", "Check model.weights", path=path
         )

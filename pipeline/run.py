@@ -15,6 +15,7 @@ from pipeline.detection.config import DetectConfig
 from pipeline.files import read_json, write_json, write_text
 from pipeline.instances.config import InstancesConfig
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
+from pipeline.pretraining.config import PretrainConfig
 from pipeline.provenance import write_provenance
 from pipeline.segmentation.config import SegmentConfig
 from volumetric.cases import Case
@@ -90,6 +91,8 @@ class Run(Generic[_Config]):
             return case.mask is not None
         if self.config.task == "detect":
             return case.mask is not None or case.boxes is not None
+        if self.config.task == "pretrain":
+            return True  # a scan is its own
         return case.label is not None or self.data_set.multi_label
 
     def with_fold(self, fold: str) -> Run[_Config]:
@@ -120,6 +123,7 @@ class Run(Generic[_Config]):
 SegmentRun = Run[SegmentConfig]
 DetectRun = Run[DetectConfig]
 InstancesRun = Run[InstancesConfig]
+PretrainRun = Run[PretrainConfig]
 ObjectsRun = Run[DetectConfig | InstancesConfig]
 """A run of objects, whether boxes of them are found or their voxels."""
 ClassifyRun = Run[ClassifyConfig]
@@ -173,6 +177,8 @@ def _refuse_other_truth(run: Run[Any]) -> None:
     """A task learns from what its manifest says of cases: classes, numbered objects, or labels."""
     data_set, task = run.data_set, run.config.task
     reason, remedy = "", ""
+    if task == "pretrain":
+        return
     if task in _OF_VOXELS and not data_set.classes:
         reason, remedy = "names labels of whole cases", "classify or classify_scans"
     elif task not in _OF_VOXELS and not data_set.labels:

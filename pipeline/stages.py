@@ -40,6 +40,8 @@ def find_stages(run: Run[Any]) -> Stages:
             return _detection()
         case "instances":
             return _instances()
+        case "pretrain":
+            return _pretraining()
         case task:
             return _classification(task)
 
@@ -80,6 +82,21 @@ def _instances() -> Stages:
 
     def report(run: Run[Any]) -> Path:
         return write_detection_report(run.folder, run.usable_cases(), classes=run.data_set.classes)
+
+    return Stages(prepare, train, predict, _nothing, evaluate, report)
+
+
+def _pretraining() -> Stages:
+    from pipeline.pretraining.evaluate import evaluate
+    from pipeline.pretraining.train import train
+    from pipeline.report import write_report
+    from pipeline.segmentation.prepare import prepare
+
+    def report(run: Run[Any]) -> Path:
+        return write_report(run.folder, [], classes={})
+
+    def predict(run: Run[Any], fold: int) -> None:
+        """Nothing is asked of the cases but what `evaluate` does."""
 
     return Stages(prepare, train, predict, _nothing, evaluate, report)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -46,6 +47,26 @@ def open_sources(
         )
         for case in cases
     ]
+
+
+def draw_images(
+    cases: Sequence[Prepared],
+    held: Mapping[Path, torch.Tensor],
+    rng: np.random.Generator,
+    *,
+    patch_size: Triple,
+    batch_size: int,
+) -> torch.Tensor:
+    """Images (B, C, *patch) float32 of cases drawn with replacement, placed anywhere inside.
+
+    `held` has those that are in memory, by the path of the case.
+    """
+    images = []
+    for _ in range(batch_size):
+        case = cases[int(rng.integers(len(cases)))]
+        start = place_patch(case.shape, patch_size, None, rng)
+        images.append(read_box(case, held.get(case.path), start, patch_size))
+    return torch.stack(images)
 
 
 def draw_batch(

@@ -20,6 +20,7 @@ from volumetric.spec import (
     ClassifierSpec,
     DetectorSpec,
     ModelSpec,
+    PretrainedSpec,
     ScanClassifierSpec,
     build_network,
 )
@@ -36,15 +37,22 @@ _TASKS: dict[str, type[AnySpec]] = {
     "classify": ClassifierSpec,
     "classify_scans": ScanClassifierSpec,
     "detect": DetectorSpec,
+    "pretrain": PretrainedSpec,
 }
 _USES: dict[type[AnySpec], tuple[str, str]] = {
     ModelSpec: ("segments", "Use `volumetric segment`"),
     ClassifierSpec: ("labels clips", "Use `volumetric recognize`"),
     ScanClassifierSpec: ("labels scans", "Use `volumetric classify`"),
     DetectorSpec: ("finds objects", "Use `volumetric detect`"),
+    PretrainedSpec: (
+        "learned without labels",
+        "Name it as model.weights of a run that segments",
+    ),
 }
 
-_Spec = TypeVar("_Spec", ModelSpec, ClassifierSpec, ScanClassifierSpec, DetectorSpec)
+_Spec = TypeVar(
+    "_Spec", ModelSpec, ClassifierSpec, ScanClassifierSpec, DetectorSpec, PretrainedSpec
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +162,59 @@ def load_detector(
 def load_detector_spec(folder: Path) -> DetectorSpec:
     """What the `model.json` of a folder says, whose model finds objects; as `load_spec`."""
     return _of_task(load_any_spec(folder), DetectorSpec, folder)
+
+
+def load_pretrained_spec(folder: Path) -> PretrainedSpec:
+    """What the `model.json` of a folder says, which learned without labels; as `load_spec`."""
+    return _of_task(load_any_spec(folder), PretrainedSpec, folder)
+
+
+def load_pretrained(
+    folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
+) -> Model[PretrainedSpec]:
+    """The model in a folder, which learned without labels; as `load_model`."""
+    spec = load_pretrained_spec(Path(folder))
+    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+
+
+def start_from(network: nn.Module, folder: Path, *, fold: int) -> None:
+    """Give a network what another learned without labels, all but its heads.
+
+    That of the fold, or the only one there is.
+
+    Raises:
+        UnreadableFileError: no model folder, or damaged.
+        ConfigError: a model that does something else, or not of this network: names what differs.
+    """
+    spec = load_pretrained_spec(folder)
+    names = [str(fold)] if str(fold) in spec.folds else sorted(spec.folds)
+    if len(names) != 1:
+        raise ConfigError(
+            "no-such-fold",
+            f"has folds {sorted(spec.folds)}, fold {fold} was asked for",
+            "Pretrain that fold first",
+            path=folder,
+        )
+    path = _weights_path(folder, int(names[0]))
+    known = _load_network(spec, path, spec.folds[names[0]]["weights_sha256"]).state_dict()
+    own = network.state_dict()
+    known, wanted = (
+        {name: value for name, value in one.items() if not name.startswith("heads.")}
+        for one in (known, own)
+    )
+    differing = sorted(
+        name
+        for name in known.keys() | wanted.keys()
+        if name not in known or name not in wanted or known[name].shape != wanted[name].shape
+    )
+    if differing:
+        raise ConfigError(
+            "other-network",
+            f"holds another network: {len(differing)} weights differ, {differing[0]} first",
+            "Use model.kind and the sizes that it was pretrained with",
+            path=folder,
+        )
+    network.load_state_dict({**own, **known})
 
 
 def load_any_spec(folder: Path) -> AnySpec:

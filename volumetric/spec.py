@@ -243,7 +243,38 @@ class DetectorSpec:
     folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
-AnySpec = ModelSpec | ClassifierSpec | ScanClassifierSpec | DetectorSpec
+@dataclass(frozen=True)
+class PretrainedSpec:
+    """What `model.json` says of a network that learned without labels.
+
+    Attributes:
+        kind: architecture.
+        n_channels: channels of the image.
+        features: channels of each stage.
+        strides: stride of each stage.
+        kernels: kernel of each stage.
+        patch_size: window in voxels.
+        spacing_mm: spacing the network works at.
+        intensity: as `volumetric.preprocess.prepare` takes it.
+        fingerprint: of the training set.
+        about: provenance: names, versions.
+        folds: for each fold the hash of its weights, and "key", what they depended on.
+    """
+
+    kind: Segmenter
+    n_channels: int
+    features: Sequence[int]
+    strides: Sequence[Triple]
+    kernels: Sequence[Triple]
+    patch_size: Triple
+    spacing_mm: tuple[float, float, float]
+    intensity: Mapping[str, Any]
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+AnySpec = ModelSpec | ClassifierSpec | ScanClassifierSpec | DetectorSpec | PretrainedSpec
 
 
 def build_network(spec: AnySpec, *, weights: str = "none", checkpoint: bool = False) -> nn.Module:
@@ -263,6 +294,8 @@ def build_network(spec: AnySpec, *, weights: str = "none", checkpoint: bool = Fa
         return _build_scan_classifier(spec, weights, checkpoint)
     if isinstance(spec, DetectorSpec):
         return _build_detector(spec)
+    if isinstance(spec, PretrainedSpec):
+        return _unet(spec, spec.n_channels)
     return _build_segmenter(spec, weights)
 
 
@@ -270,14 +303,7 @@ def _build_segmenter(spec: ModelSpec, weights: str) -> nn.Module:
     n_classes = len(spec.classes) + 1 + (N_CHANNELS if spec.splits else 0)
     match spec.kind:
         case "unet" | "residual_unet":
-            return UNet(
-                spec.n_channels,
-                n_classes,
-                features=spec.features,
-                strides=spec.strides,
-                kernels=spec.kernels,
-                residual=spec.kind == "residual_unet",
-            )
+            return _unet(spec, n_classes)
         case "attention_unet":
             return attention_unet(
                 spec.n_channels, n_classes, features=spec.features, strides=spec.strides
@@ -299,6 +325,17 @@ def _build_segmenter(spec: ModelSpec, weights: str) -> nn.Module:
                 slice_axis=spec.slice_axis,
                 weights=_source(weights),
             )
+
+
+def _unet(spec: ModelSpec | PretrainedSpec, n_outputs: int) -> UNet:
+    return UNet(
+        spec.n_channels,
+        n_outputs,
+        features=spec.features,
+        strides=spec.strides,
+        kernels=spec.kernels,
+        residual=spec.kind == "residual_unet",
+    )
 
 
 def _build_detector(spec: DetectorSpec) -> nn.Module:

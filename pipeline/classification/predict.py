@@ -17,7 +17,7 @@ from pipeline.run import LabelRun, forget, quarantine
 from volumetric.cases import Case
 from volumetric.inference.clips import ClipScores
 from volumetric.model import load_any_spec
-from volumetric.spec import DetectorSpec, ModelSpec
+from volumetric.spec import DetectorSpec, ModelSpec, PretrainedSpec
 
 
 def predict(run: LabelRun, fold: int) -> None:
@@ -49,7 +49,7 @@ def prediction_path(run: LabelRun, case: Case) -> Path:
 def predicted_cases(run: LabelRun) -> list[Case]:
     """The cases whose prediction stands, made by weights that stand themselves."""
     spec = load_any_spec(run.model)
-    assert not isinstance(spec, ModelSpec | DetectorSpec)
+    assert not isinstance(spec, ModelSpec | DetectorSpec | PretrainedSpec)
     trained = cases_of_sound_folds(
         run, spec.folds, training_key=lambda fold: training_key(run, fold)
     )

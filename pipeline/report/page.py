@@ -19,7 +19,7 @@ from pipeline.report.wording import known
 from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
-_TASKS = {"segment": "Segmentation", "recognize": "Recognition"}
+_TASKS = {"segment": "Segmentation", "pretrain": "Pretraining"}
 
 
 def write_report(

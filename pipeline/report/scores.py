@@ -49,6 +49,7 @@ _NAMES = {
     "panoptic_quality": ("PQ", "Panoptic quality: segmentation quality times recognition quality."),
     "segmentation_quality": ("SQ", "Mean overlap (IoU) of objects that were found."),
     "recognition_quality": ("RQ", "F1 of objects, found where they overlap by more than half."),
+    "explained": ("Explained", "Part of the variance of hidden voxels found out; 0 is their mean."),
     "mistakes": ("Mistakes", "Objects missed and boxes on nothing, from a score of 0.5 on."),
     "count_error": ("Count error", "Mean of how many a case are counted too many or too few."),
 }
@@ -57,7 +58,7 @@ _FRACTIONS = (
     *("dice", "iou", "nsd", "top1", "top5", "balanced_accuracy", "recall", "precision", "f1"),
     *("accuracy", "sensitivity", "specificity", "auroc", "average_precision", "nll", "brier"),
     *("ece_mass", "ece_width", "probability", "true_probability", "count_error"),
-    *("panoptic_quality", "segmentation_quality", "recognition_quality"),
+    *("explained", "panoptic_quality", "segmentation_quality", "recognition_quality"),
     *(name for name in _NAMES if name.startswith(("froc", "ap@", "ar@"))),
 )
 

@@ -18,6 +18,7 @@ from pipeline.sections import (
 from volumetric.network_names import Segmenter, SliceEncoder, weights_path
 
 _WIDTHS = {"swin_unetr": (48, 768), "unetr": (16, 768), "slice_unet": (16, 256)}
+_PRETRAINED = ("unet", "residual_unet")
 _MULTIPLE_OF_BASE = {"segresnet": 8, "swin_unetr": 12}
 
 Spacing = Annotated[float, Field(gt=0)]
@@ -62,7 +63,8 @@ class ModelSection(Section):
     backbone: SliceEncoder | None = None
     """2D network that slice_unet's encoder is made of; unset: resnet18."""
     weights: str = "none"
-    """What that encoder starts from: `none`, `imagenet`, or a file in torchvision's format."""
+    """What that encoder starts from: `none`, `imagenet`, or a file in torchvision's format. Of a
+    unet or residual_unet the model folder of a run of task `pretrain`, which it is then made as."""
     slice_axis: Literal[0, 1, 2] | None = None
     """What slice_unet's slices lie across (0 D, 1 H, 2 W); unset: the coarsest spacing."""
 
@@ -70,12 +72,14 @@ class ModelSection(Section):
     def _fits_its_kind(self) -> ModelSection:
         of_slices = {
             "backbone": self.backbone is not None,
-            "weights": self.weights != "none",
+            "weights": self.weights != "none" and self.kind not in _PRETRAINED,
             "slice_axis": self.slice_axis is not None,
         }
         set_in_vain = [name for name, given in of_slices.items() if given]
         if self.kind != "slice_unet" and set_in_vain:
             raise ValueError(f"only kind slice_unet takes {' and '.join(set_in_vain)}")
+        if self.kind in _PRETRAINED and self.weights == "imagenet":
+            raise ValueError(f"{self.kind} starts from none, or from a pretrained model's folder")
         if self.kind == "swin_unetr" and self.max_features is not None:
             raise ValueError("swin_unetr takes no max_features: leave it out")
         base, largest = self.widths
@@ -100,6 +104,11 @@ class ModelSection(Section):
         return (self.backbone or "resnet18") if self.kind == "slice_unet" else None
 
     @property
+    def pretrained(self) -> Path | None:
+        """The model folder, learned without labels, that a U-Net starts from."""
+        return self.weights_file if self.kind in _PRETRAINED else None
+
+    @property
     def weights_file(self) -> Path | None:
         """The file that `weights` names, if it is one."""
         return weights_path(self.weights)
@@ -122,6 +131,8 @@ class TrainSection(LearningSection):
 
     batch_size: Positive | None = None
     """Patches a step; unset: what the model's budget holds."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the cases outside the fold to learn from: whole subjects, drawn by the seed."""
     foreground: Fraction = 0.33
     """Share of patches centred on a labelled voxel."""
     cache_gb: Annotated[float, Field(ge=0)] = 4.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from pipeline.preparation import SET, Choices, choose_scheme, describe_choices
 from pipeline.run import SegmentRun
 from volumetric.errors import ConfigError
+from volumetric.model import load_pretrained_spec
 from volumetric.network_plan import NetworkPlan, NetworkWish, plan_network
 from volumetric.plan import choose_batch, choose_spacing
 
@@ -30,11 +32,33 @@ def make_plan(run: SegmentRun, fingerprint: Mapping[str, Any]) -> dict[str, dict
     A value that the configuration sets goes before the one chosen.
 
     Raises:
-        ConfigError: a patch size that the network cannot take.
+        ConfigError: a patch size that the network cannot take, or weights of another one.
+        UnreadableFileError: no such weights.
     """
     choices = _preparation(run, fingerprint)
     choices |= _network(run, fingerprint, choices["spacing_mm"][0])
+    if (folder := run.config.model.pretrained) is not None:
+        choices |= _as_pretrained(run, folder)
     return describe_choices(choices)
+
+
+def _as_pretrained(run: SegmentRun, folder: Path) -> Choices:
+    """All that the weights were learned with.
+
+    Raises:
+        ConfigError: other weights, or of another kind.
+        UnreadableFileError: no model folder.
+    """
+    spec, kind = load_pretrained_spec(folder), run.config.model.kind
+    if spec.kind != kind:
+        raise ConfigError(
+            "other-network",
+            f"holds a {spec.kind}, and model.kind is {kind}",
+            f"Use model.kind {spec.kind}",
+            path=folder,
+        )
+    names = ("spacing_mm", "intensity", "patch_size", "features", "strides", "kernels")
+    return {name: (getattr(spec, name), f"of the weights in {folder.name}") for name in names}
 
 
 def _preparation(run: SegmentRun, fingerprint: Mapping[str, Any]) -> Choices:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,6 +59,7 @@ def prepare(run: SegmentRun, *, each: Each | None = None) -> None:
 
 
 def _measure(run: SegmentRun, case: Case, seen: _Seen) -> Measured:
+    case = _needed(run, case)
     checked = check_case(case, classes=run.data_set.classes, modality=run.data_set.modality)
     if checked.error is not None:
         return Measured(checked.findings, checked.error, {})
@@ -69,6 +71,15 @@ def _measure(run: SegmentRun, case: Case, seen: _Seen) -> Measured:
     return Measured(checked.findings, None, {**facts, "traits": asdict(checked.traits)})
 
 
+def _is_blind(run: Any) -> bool:
+    """Whether the run learns without labels, so that masks are not even read."""
+    return bool(run.config.task == "pretrain")
+
+
+def _needed(run: SegmentRun, case: Case) -> Case:
+    return replace(case, mask=None) if _is_blind(run) else case
+
+
 def _keep(seen: _Seen, case: Case, image: Volume, mask: Volume | None) -> None:
     """What fits in a gigabyte is kept for the second time it is asked for."""
     held = sum(one.data.nbytes for pair in list(seen.volumes.values()) for one in pair if one)
@@ -78,7 +89,7 @@ def _keep(seen: _Seen, case: Case, image: Volume, mask: Volume | None) -> None:
 
 def _compare(run: SegmentRun, known: Known) -> list[Finding]:
     traits = [(case, traits_from(facts["traits"])) for case, facts in known]
-    return check_cohort(traits, classes=run.data_set.classes)
+    return check_cohort(traits, classes=None if _is_blind(run) else run.data_set.classes)
 
 
 def _choose(run: SegmentRun, facts: Facts) -> None:
@@ -103,7 +114,7 @@ def _write(run: SegmentRun, case: Case, result: tuple[Path, str], seen: _Seen) -
     plan = read_plan(run)
     path, key = result
     kept = seen.volumes.pop(case.id, None)
-    source, source_mask = kept or read_case(case, classes=run.data_set.classes)
+    source, source_mask = kept or read_case(_needed(run, case), classes=run.data_set.classes)
     image, mask = prepare_volume(
         source, source_mask, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
     )

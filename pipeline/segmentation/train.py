@@ -19,11 +19,12 @@ from volumetric.augment import Augmentation, augment
 from volumetric.cases import Case
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
 from volumetric.errors import ManifestError, OutputError
+from volumetric.folds import draw_share
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.learning import Lesson, Training, fit
 from volumetric.losses import deep_supervision
 from volumetric.metrics.segmentation import dice_of_label
-from volumetric.model import save_fold
+from volumetric.model import save_fold, start_from
 from volumetric.spec import ModelSpec, build_network
 
 
@@ -46,7 +47,7 @@ def train(run: SegmentRun, fold: int) -> None:
         learned, held_out = _split(run, fold)
         settings = _settings(run)
         torch.manual_seed(settings.seed)
-        network = build_network(spec, weights=run.config.model.weights).to(device)
+        network = _network(run, spec, fold).to(device)
         key = training_key(run, fold)
         rows = fit(
             network,
@@ -61,6 +62,16 @@ def train(run: SegmentRun, fold: int) -> None:
         )
         track_epochs(rows, settings, fold=fold)
         save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+
+
+def _network(run: SegmentRun, spec: ModelSpec, fold: int) -> nn.Module:
+    """The network as it starts: from photographs, from scans without labels, or from nothing."""
+    folder = run.config.model.pretrained
+    if folder is None:
+        return build_network(spec, weights=run.config.model.weights)
+    network = build_network(spec)
+    start_from(network, folder, fold=fold)
+    return network
 
 
 def _spec(run: SegmentRun) -> ModelSpec:
@@ -102,10 +113,16 @@ def _split(run: SegmentRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
             "Add cases, or see quarantine.json for those set apart",
             path=run.manifest,
         )
-    return _open(run, learned), _open(run, held_out)
+    learned = draw_share(learned, run.config.train.share, seed=run.config.seed)
+    return open_cases(run, learned), open_cases(run, held_out)
 
 
-def _open(run: SegmentRun, cases: Sequence[Case]) -> list[Prepared]:
+def open_cases(run: Any, cases: Sequence[Case]) -> list[Prepared]:
+    """The prepared cases.
+
+    Raises:
+        OutputError: one was prepared for another plan, or from other bytes.
+    """
     prepared = [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
     for case, found in zip(cases, prepared, strict=True):
         if found.facts["key"] != prepared_key(run, case):

@@ -1,0 +1,1 @@
+"""Pretraining: what a network learns from scans that nobody labelled."""

@@ -1,0 +1,44 @@
+"""What a person may choose about learning without labels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.sections import CommonConfig, IntervalSection, LearningSection, Positive
+from pipeline.segmentation.config import AugmentSection, ModelSection, PrepareSection
+
+
+class HidingSection(LearningSection):
+    """How the network learns: parts of scans are hidden from it, and it says what was there."""
+
+    batch_size: Positive | None = None
+    """Patches a step; unset: what the model's budget holds."""
+    hidden: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Share of a patch that is hidden."""
+    block: Positive = 8
+    """Voxels along the finest axis of what is hidden at a time; as many mm along the others."""
+    cache_gb: Annotated[float, Field(ge=0)] = 4.0
+    """Prepared cases are held on the device if they fit in this, else read patch by patch."""
+    validation_cases: Positive = 16
+    """At most so many held-out cases are looked at after each epoch (one patch each)."""
+    augment: AugmentSection = AugmentSection(p_intensity=0.0)
+
+
+class PretrainConfig(CommonConfig):
+    """A run that learns from scans alone; its model folder is what others take as weights."""
+
+    task: Literal["pretrain"] = "pretrain"
+    prepare: PrepareSection = PrepareSection()
+    model: ModelSection = ModelSection()
+    train: HidingSection = HidingSection()
+    evaluate: IntervalSection = IntervalSection()
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> PretrainConfig:
+        if self.model.kind not in ("unet", "residual_unet"):
+            raise ValueError(f"model.kind {self.model.kind} cannot be pretrained here: use unet")
+        if self.model.weights != "none" or self.train.transferring:
+            raise ValueError("pretraining starts from none: leave out weights and what needs them")
+        return self

@@ -1,0 +1,92 @@
+"""Evaluate: how much of what was hidden of held-out cases their fold's network finds out."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from pipeline.device import find_device
+from pipeline.files import read_json, write_json
+from pipeline.pretraining.keys import training_key
+from pipeline.pretraining.train import hide_cases
+from pipeline.provenance import record_time
+from pipeline.results import note_few_subjects
+from pipeline.run import PretrainRun
+from pipeline.segmentation.train import open_cases
+from volumetric.errors import OutputError
+from volumetric.masking import explained
+from volumetric.metrics.statistics import bootstrap_mean, known_width
+from volumetric.model import load_pretrained
+
+_MEAN = "mean"  # the report's name for what is of no class
+
+
+def evaluate(run: PretrainRun) -> None:
+    """Write results.json and scores.csv: explained variance of a hidden patch of each case.
+
+    Raises:
+        OutputError: no fold has been trained with the present settings.
+    """
+    device = find_device(run.config.device)
+    with record_time(run.folder, "evaluate"):
+        scored: list[dict[str, Any]] = []
+        for fold in run.folds():
+            scored += _score_fold(run, fold, device)
+        section = run.config.evaluate
+        values = [one["scores"]["explained"][_MEAN] for one in scored]
+        interval = known_width(
+            bootstrap_mean(
+                values,
+                subjects=[one["subject"] for one in scored],
+                n_resamples=section.resamples,
+                seed=run.config.seed,
+                confidence=section.confidence,
+            )
+        )
+        results = {
+            "task": "pretrain",
+            "n_cases": len(scored),
+            "confidence": section.confidence,
+            "metrics": {"explained": {_MEAN: asdict(interval)}},
+            "notes": note_few_subjects([one["subject"] for one in scored]),
+            "cases": scored,
+            "provenance": read_json(run.folder / "provenance.json"),
+        }
+        write_json(run.folder / "results.json", results)
+        with (run.folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["id", "subject", "fold", "explained"])
+            for one, value in zip(scored, values, strict=True):
+                cell = "" if value is None else value
+                writer.writerow([one["id"], one["subject"], one["fold"], cell])
+
+
+@torch.inference_mode()
+def _score_fold(run: PretrainRun, fold: int, device: torch.device) -> list[dict[str, Any]]:
+    model = load_pretrained(run.model, device=device, folds=[fold])
+    if model.spec.folds[str(fold)]["key"] != training_key(run, fold):
+        raise OutputError(
+            "stale-model",
+            f"fold {fold} was trained on other data or with other settings",
+            "Run `volumetric train` first",
+            path=run.model,
+        )
+    cases = [case for case in run.labelled_cases() if case.fold == fold]
+    patches = hide_cases(run, model.spec, open_cases(run, cases), device)
+    scored = []
+    for case, (seen, hidden) in zip(cases, patches, strict=True):
+        value = explained(model.networks[0](seen), hidden)
+        reasons = {} if value is not None else {"explained": {_MEAN: "its hidden part is flat"}}
+        scored.append(
+            {
+                "id": case.id,
+                "subject": case.subject,
+                "fold": case.fold,
+                "scores": {"explained": {_MEAN: value}},
+                "reasons": reasons,
+            }
+        )
+    return scored

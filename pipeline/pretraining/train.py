@@ -1,0 +1,157 @@
+"""Train: one fold held out, the network learns from the other scans, its weights are exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.device import describe_device, find_device
+from pipeline.files import read_json
+from pipeline.keys import read_plan
+from pipeline.pretraining.keys import training_key
+from pipeline.progress import track_epochs
+from pipeline.provenance import record, record_time
+from pipeline.run import PretrainRun, describe_origin
+from pipeline.segmentation.train import open_cases
+from volumetric.augment import Augmentation, augment_images
+from volumetric.dataset import draw_images
+from volumetric.errors import ManifestError
+from volumetric.io.prepared import Prepared
+from volumetric.learning import Lesson, Training, fit
+from volumetric.masking import Hidden, explained, hide_blocks, hiding_loss
+from volumetric.model import save_fold
+from volumetric.spec import PretrainedSpec, build_network
+
+_ELSEWHERE = 7_919  # another seed than any epoch's
+
+
+def train(run: PretrainRun, fold: int) -> None:
+    """Write folds/<fold>/{last.ckpt,history.csv} and model/fold_<fold>.safetensors.
+
+    Goes on from the last epoch where an earlier run with the same settings stopped.
+
+    Raises:
+        ManifestError: no case is left to learn from.
+        TrainingError: the loss is not finite any more.
+        DeviceError: the device is not there.
+        OutputError: a case has not been prepared for the present plan.
+    """
+    device = find_device(run.config.device)
+    with record_time(run.folder, f"train fold {fold}"):
+        record(run.folder, device=describe_device(device))
+        spec = _spec(run)
+        cases = run.labelled_cases()
+        learned = open_cases(run, [case for case in cases if case.fold != fold])
+        if not learned:
+            raise ManifestError(
+                "nothing-to-learn",
+                f"no usable case lies outside fold {fold}",
+                "Add cases, or see quarantine.json for those set apart",
+                path=run.manifest,
+            )
+        held_out = open_cases(run, [case for case in cases if case.fold == fold])
+        settings = _settings(run)
+        torch.manual_seed(settings.seed)
+        network = build_network(spec).to(device)
+        key = training_key(run, fold)
+        lesson = Lesson(
+            _drawing(run, spec, learned, device),
+            hiding_loss,
+            _validation(run, spec, held_out, device),
+        )
+        rows = fit(network, lesson, settings=settings, folder=run.fold(fold), key=key)
+        track_epochs(rows, settings, fold=fold)
+        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+
+
+def hide_cases(
+    run: PretrainRun, spec: PretrainedSpec, cases: Sequence[Prepared], device: torch.device
+) -> list[tuple[torch.Tensor, Hidden]]:
+    """A patch of each case with parts hidden, always the same ones."""
+    section = run.config.train
+    rng = np.random.default_rng([run.config.seed, _ELSEWHERE])
+    generator = torch.Generator(device).manual_seed(_ELSEWHERE)
+    patches = []
+    for case in cases:
+        images = draw_images([case], {}, rng, patch_size=spec.patch_size, batch_size=1)
+        patches.append(
+            hide_blocks(
+                images.to(device),
+                generator,
+                share=section.hidden,
+                block=section.block,
+                spacing=spec.spacing_mm,
+            )
+        )
+    return patches
+
+
+def _spec(run: PretrainRun) -> PretrainedSpec:
+    plan = read_plan(run)
+    fingerprint = read_json(run.folder / "fingerprint.json")
+    return PretrainedSpec(
+        kind=run.config.model.kind,
+        n_channels=fingerprint["n_channels"],
+        features=plan["features"],
+        strides=[tuple(stride) for stride in plan["strides"]],
+        kernels=[tuple(kernel) for kernel in plan["kernels"]],
+        patch_size=tuple(plan["patch_size"]),
+        spacing_mm=tuple(plan["spacing_mm"]),
+        intensity=plan["intensity"],
+        fingerprint=fingerprint,
+        about=describe_origin(run),
+    )
+
+
+def _settings(run: PretrainRun) -> Training:
+    section = run.config.train.model_dump()
+    chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
+    return Training(**chosen, seed=run.config.seed)
+
+
+def _drawing(
+    run: PretrainRun, spec: PretrainedSpec, cases: Sequence[Prepared], device: torch.device
+) -> Any:
+    """What `fit` calls for the next batch."""
+    section = run.config.train
+    n_bytes = sum(4 * case.n_channels * int(np.prod(case.shape)) for case in cases)
+    held = {}
+    if n_bytes <= section.cache_gb * 1e9:
+        held = {case.path: case.read_image().to(device) for case in cases}
+    batch_size = read_plan(run)["batch_size"]
+    augmentation = Augmentation(**section.augment.model_dump())
+
+    def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
+        images = draw_images(
+            cases, held, rng, patch_size=spec.patch_size, batch_size=batch_size
+        ).to(device)
+        images = augment_images(images, generator, settings=augmentation, spacing=spec.spacing_mm)
+        return hide_blocks(
+            images,
+            generator,
+            share=section.hidden,
+            block=section.block,
+            spacing=spec.spacing_mm,
+        )
+
+    return draw
+
+
+def _validation(
+    run: PretrainRun, spec: PretrainedSpec, cases: Sequence[Prepared], device: torch.device
+) -> Any:
+    """What `fit` calls after each epoch: how much of held-out cases' hidden parts is found out."""
+    some = list(cases)[:: max(1, -(-len(cases) // run.config.train.validation_cases))]
+    patches = hide_cases(run, spec, some, device)
+
+    @torch.inference_mode()
+    def validate(network: nn.Module) -> float | None:
+        found = [explained(network(seen), hidden) for seen, hidden in patches]
+        known = [value for value in found if value is not None]
+        return float(np.mean(known)) if known else None
+
+    return validate
