@@ -210,3 +210,15 @@ def test_pet_of_which_one_has_no_suv_is_scaled_by_the_image() -> None:
     scheme, why = choose_intensity(found)
     assert scheme == {"kind": "zscore"}
     assert "SUV" in why
+
+
+def test_an_axis_of_one_voxel_stays_one() -> None:
+    for flat in range(3):
+        shape, spacing = [128.0] * 3, [1.0] * 3
+        shape[flat], spacing[flat] = 1, 0.5
+        patch, strides, kernels = choose_patch(shape, spacing, budget_voxels=300_000)
+        assert patch[flat] == 1
+        assert sorted(patch)[1:] == [128, 128]
+        assert {stride[flat] for stride in strides} == {1}
+        assert {kernel[flat] for kernel in kernels} == {1}
+        assert all(kernel.count(3) == 2 for kernel in kernels)

@@ -69,11 +69,17 @@ def choose_patch(
     """Patch size, and stride and kernel of each stage, for a median shape (D, H, W) at a spacing.
 
     The patch is as near to a cube in mm as the shape allows, at most half the budget (two make
-    the smallest batch), and divisible by the strides.
+    the smallest batch), and divisible by the strides. Along an axis of one voxel it has one, and
+    so have its kernels: such images are slices.
     """
-    relative = np.array(spacing, dtype=np.float64) / np.min(spacing)
+    long = np.array(shape) > 1
+    step = np.array(spacing, dtype=np.float64)
+    if long.any():
+        step[~long] = step[long].min()  # it says nothing of how fine a slice is
+    relative = step / step.min()
     patch = grow_cube(shape, relative, limit=budget_voxels / 2)
-    patch = np.maximum(_SMALLEST_MAP, np.round(patch)).astype(int)
+    smallest = np.where(long, _SMALLEST_MAP, 1)
+    patch = np.maximum(smallest, np.round(patch)).astype(int)
     strides, kernels = _stages(patch, relative, max_stages)
     divisor = np.prod(strides, axis=0)
     padded = np.ceil(patch / divisor).astype(int) * divisor
@@ -170,7 +176,7 @@ def _stages(
     """Halve the axes that are fine and large enough until none is left."""
     size, spacing = patch.astype(float).copy(), relative.copy()
     strides: list[Triple] = [(1, 1, 1)]
-    kernel = np.where(spacing / spacing.min() < 2, 3, 1)
+    kernel = np.where((spacing / spacing.min() < 2) & (patch > 1), 3, 1)
     kernels: list[Triple] = [_triple(kernel)]
     while len(strides) < max_stages:
         large = size >= 2 * _SMALLEST_MAP
@@ -179,7 +185,8 @@ def _stages(
         halve = large & (spacing / spacing[large].min() < 2)
         stride = np.where(halve, 2, 1)
         size, spacing = np.ceil(size / stride), spacing * stride
-        kernel = np.where((spacing / spacing.min() < 2) | (kernel == 3), 3, 1)
+        fine = (spacing / spacing.min() < 2) | (kernel == 3)
+        kernel = np.where(fine & (patch > 1), 3, 1)
         strides.append(_triple(stride))
         kernels.append(_triple(kernel))
     if len(strides) == 1:
