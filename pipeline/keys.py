@@ -24,6 +24,7 @@ _MEASURING = (
     *("volume", "io", "check", "fingerprint"),
     *("preprocess", "intensity", "interpolate"),
 )
+_FINDING = ("boxes", "instances", "objects")  # what objects a case has
 
 
 def case_key(run: Run[Any], case: Case) -> str:
@@ -41,6 +42,8 @@ def case_key(run: Run[Any], case: Case) -> str:
                 path=path,
             )
     code = hash_code(*_MEASURING)
+    if run.config.task in ("detect", "instances"):
+        code += hash_code(*_FINDING)
     data_set = run.data_set
     about = [
         *(case.series, case.label),

@@ -49,7 +49,7 @@ class Run(Generic[_Config]):
 
     @property
     def predictions(self) -> Path:
-        """Predicted masks, `<case>.nii.gz`."""
+        """What was predicted, `<case>.nii.gz` or `<case>.json`."""
         return self.folder / "predictions"
 
     def fold(self, fold: int) -> Path:

@@ -23,19 +23,21 @@ from pipeline.detection.prepare import prepare
 from pipeline.detection.train import train
 from pipeline.report.detection import write_detection_report
 from pipeline.report.found import read_curve
+from pipeline.report.objects import draw_objects
 from pipeline.run import Run, create_run
 from pipeline.segmentation.segment import segment
-from volumetric import read_volume
+from volumetric import read_volume, write_volume
 from volumetric.boxes import Objects
 from volumetric.cases import Case, read_cases, write_cases
 from volumetric.errors import ConfigError, ManifestError, OutputError
 from volumetric.inference.detect import detect_objects, find_in_windows, join_objects, read_cells
 from volumetric.io.boxes import write_boxes
 from volumetric.metrics.detection import FALSE_POSITIVES
-from volumetric.model import load_detector, load_detector_spec
+from volumetric.model import Model, load_detector, load_detector_spec
 from volumetric.models.detector import Cells
 from volumetric.models.sliding import SlidingClassifier
 from volumetric.objects import find_objects
+from volumetric.volume import Volume
 
 CLASSES = ["dim", "bright"]
 
@@ -134,6 +136,7 @@ def test_predictions_are_in_the_scans_own_world(done: Run) -> None:
     case = next(case for case in done.cases if case.fold == 0)
     image = read_volume(case.image)
     found = json.loads(prediction_path(done, case).read_text())["objects"]
+    assert len(found) > 1
     for one in found:
         low, high = np.array(one["box_voxels"]).reshape(2, 3)
         ends = image.affine @ np.stack([[*low, 1], [*high, 1]], axis=1)
@@ -187,7 +190,7 @@ def test_other_settings_of_prediction_predict_anew(copied: Run) -> None:
     predict(run, 0)
     evaluate(run)
     case = next(case for case in run.cases if case.fold == 0)
-    assert read_objects(prediction_path(run, case), classes=CLASSES).known_scores().max() <= 1
+    assert (read_objects(prediction_path(run, case), classes=CLASSES).known_scores() >= 0.6).all()
     assert load_detector_spec(run.model).least_score == 0.05  # as it was exported
 
 
@@ -405,10 +408,18 @@ def test_two_runs_are_compared_on_what_they_found(copied: Run, done: Run, tmp_pa
             one["score"] *= 0.5
         content["objects"] = content["objects"] if number else []
         path.write_text(json.dumps(content))
+    results = _results(copied)
+    results["cases"][0]["prediction"] = "another"
+    (copied.folder / "results.json").write_text(json.dumps(results))
+    with pytest.raises(OutputError, match="was made after the run was scored"):
+        compare(done.folder, copied.folder, out=tmp_path / "stale", n_resamples=200)
+    evaluate(copied)
     _, found = compare(done.folder, copied.folder, out=tmp_path / "compared", n_resamples=200)
     row = found["metrics"]["froc"]["all"]
     assert row["a"] == pytest.approx(_results(done)["metrics"]["froc"]["all"]["mean"])
+    assert row["b"] == pytest.approx(_results(copied)["metrics"]["froc"]["all"]["mean"])
     assert row["b"] < row["a"]
+    assert f"n = {row['n']} objects in 4 cases" in found["sentence"]
     assert row["difference"] == pytest.approx(row["b"] - row["a"])
     assert found["main"] == {"metric": "froc", "class": "all"}
     assert found["classes"] == CLASSES
@@ -451,3 +462,94 @@ def test_a_sliding_classifier_goes_the_same_way(done: Run, tmp_path: Path) -> No
     predict(run, 0)
     evaluate(run)
     assert _results(run)["metrics"]["froc"]["all"]["n"] == 8
+
+
+def test_what_lies_in_the_padding_is_not_told(done: Run) -> None:
+    """A scan shorter than the patch: what a network sees beside it is nowhere."""
+
+    class Everywhere(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x: torch.Tensor) -> Cells:
+            axes = [torch.arange(n, dtype=torch.float32) for n in x.shape[2:]]
+            points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+            boxes = torch.cat([points - 0.9, points + 0.9], 1)[None]
+            sure = torch.full((1, len(points)), 3.0)
+            return Cells(sure[..., None], sure, boxes, points, torch.ones_like(points))
+
+    spec = replace(load_detector_spec(done.model), patch_size=(12, 12, 12), spacing_mm=(1, 1, 1))
+    model = Model(spec, [Everywhere().eval()])
+    generator = torch.Generator().manual_seed(0)
+    image = Volume(torch.randn(1, 5, 9, 12, generator=generator), np.eye(4))
+    found = detect_objects(model, image)
+    low, high = found.boxes[:, :3], found.boxes[:, 3:]
+    assert len(found.boxes) > 10
+    assert (high > low).all()
+    assert (low >= -0.5).all()
+    assert (high <= np.array(image.shape) - 0.5).all()
+
+
+def test_scores_that_fell_below_the_least_are_not_told(done: Run) -> None:
+    model = load_detector(done.model)
+    case = next(case for case in done.cases if case.fold == 0)
+    found = detect_objects(model, read_volume(case.image), mirror_axes=(0, 1, 2))
+    assert (found.known_scores() >= model.spec.least_score).all()
+
+
+@pytest.mark.parametrize("threshold", [1.5, -1.0, float("nan"), 0.01])
+def test_a_threshold_that_means_nothing_is_refused(
+    done: Run, tmp_path: Path, threshold: float
+) -> None:
+    with pytest.raises(ConfigError, match="the model tells nothing below"):
+        detect(done.model, [done.cases[0].image], out=tmp_path, device="cpu", threshold=threshold)
+
+
+def test_boxes_that_somebody_drew_are_not_overwritten(done: Run, tmp_path: Path) -> None:
+    case = done.cases[0]
+    drawn = tmp_path / f"{case.id}.csv"
+    drawn.write_text("mine")
+    with pytest.raises(OutputError, match="is there already"):
+        detect(done.model, [case.image], out=tmp_path, device="cpu")
+    assert drawn.read_text() == "mine"
+    named = tmp_path / "objects.nii.gz"
+    shutil.copy(case.image, named)
+    with pytest.raises(OutputError, match="is a name that is needed"):
+        detect(done.model, [named], out=tmp_path / "out", device="cpu")
+
+
+def test_boxes_beside_a_mask_are_refused(blob_set: Path, tmp_path: Path) -> None:
+    table = blob_set.with_suffix(".csv")
+    cases = read_cases(table, root=blob_set.parent)
+    empty = blob_set.parent / "empty.csv"
+    empty.write_text("label,x_min,y_min,z_min,x_max,y_max,z_max\n")
+    write_cases(table, [replace(cases[0], boxes=empty), *cases[1:]], root=blob_set.parent)
+    run = create_run(detect_config(blob_set), tmp_path / "run")
+    prepare(run)
+    (entry,) = json.loads((run.folder / "quarantine.json").read_text())
+    assert entry["code"] == "boxes-and-mask"
+
+
+def test_the_page_of_cases_that_nobody_knows_says_so(copied: Run) -> None:
+    results = _results(copied)
+    results |= {"cases": [], "metrics": {}, "curves": {}, "n_cases": 0, "n_unlabelled": 4}
+    (copied.folder / "results.json").write_text(json.dumps(results))
+    page = write_detection_report(
+        copied.folder, copied.usable_cases(), classes=copied.data_set.classes
+    )
+    assert "4 predicted; nobody says what is in them" in page.read_text()
+
+
+def test_sizes_are_told_along_the_body_whatever_the_files_axes(tmp_path: Path) -> None:
+    # A sagittal file: D to the right, H to the head, W to the front.
+    affine = np.array([[2.0, 0, 0, 0], [0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.nii.gz"
+    write_volume(Volume(torch.from_numpy(rng.normal(size=(1, 20, 40, 50))), affine), path)
+    box = [4.5, 9.5, 14.5, 9.5, 29.5, 44.5]  # 10 mm wide, 20 high, 30 deep
+    one = {"kind": "missed", "class": "ball", "score": None, "overlap": None, "box_voxels": box}
+    pictures = draw_objects(
+        Case("a", "a", 0, path), [one], classes={1: "ball"}, modality="MR", key="k"
+    )
+    assert "10 \N{MULTIPLICATION SIGN} 30 \N{MULTIPLICATION SIGN} 20 mm" in pictures.shown[0].detail

@@ -241,3 +241,13 @@ def test_precision_and_recall_are_traced_box_by_box() -> None:
     recall, precision = trace_precision([found], [truth], number=0)
     np.testing.assert_allclose(recall, [0.5, 0.5, 1])
     np.testing.assert_allclose(precision, [1, 0.5, 2 / 3])
+
+
+def test_boxes_on_nothing_are_counted_where_nothing_is() -> None:
+    nothing = Objects(np.zeros((0, 4)), np.zeros(0, np.int64))
+    found = Objects(
+        np.array([[0, 0, 4, 4], [8, 8, 9, 9.0]]), np.array([0, 0]), np.array([0.9, 0.8])
+    )
+    scores = score_detection([found] * 3, [nothing] * 3, classes=["nodule"], resampling=FEW)
+    assert scores["count_error"]["all"].mean == scores["count_error"]["nodule"].mean == 2
+    assert scores["froc"]["all"].mean is None

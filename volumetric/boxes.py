@@ -160,7 +160,8 @@ def fuse_boxes(found: Objects, *, overlap: float, n_sources: int = 1) -> Objects
             group = int(overlaps.argmax())
             members[group].append(int(row))
             own = members[group]
-            fused[group] = np.average(found.boxes[own], axis=0, weights=scores[own])
+            weights = scores[own] + np.finfo(float).tiny  # where all are 0, alike
+            fused[group] = np.average(found.boxes[own], axis=0, weights=weights)
         else:
             members.append([int(row)])
             fused = np.concatenate([fused, found.boxes[[row]]])

@@ -135,7 +135,7 @@ def augment_objects(
 ) -> tuple[torch.Tensor, list[Target]]:
     """Changed images and what is in each now, see `augment_boxes`; cut off at the patch's edge.
 
-    Objects of which less than a third is left are not asked for.
+    Objects of which less than a third of what the patch had is left are not asked for.
     """
     images, moved = augment_boxes(
         images, [one.boxes for one in targets], generator, settings=settings, spacing=spacing

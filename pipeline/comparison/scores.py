@@ -34,7 +34,7 @@ class Row:
         ci_low: lower end of its interval.
         ci_high: upper end of its interval.
         p: two-sided, of no difference; None where there is no such test.
-        n: number of cases behind the difference.
+        n: number of cases behind the difference; of objects, where those are found.
         n_only_a: number of cases where only A has a value, so that they are left out.
         n_only_b: likewise for B.
         reason: why a number is None; None when none is but p.

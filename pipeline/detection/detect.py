@@ -13,10 +13,12 @@ from pipeline.files import write_json
 from pipeline.inputs import find_scans, go_through
 from volumetric.cases import Case
 from volumetric.check import read_case
+from volumetric.errors import ConfigError, OutputError
 from volumetric.inference.detect import detect_objects
 from volumetric.io.boxes import write_boxes
 from volumetric.model import load_detector
 
+_TAKEN = ("objects", "quarantine")  # names of files of all inputs together
 _COLUMNS = ("id", "class", "score", "x_mm", "y_mm", "z_mm", "size_d_mm", "size_h_mm", "size_w_mm")
 
 
@@ -38,12 +40,20 @@ def detect(
 
     Raises:
         UnreadableFileError: no model.
-        ConfigError: a model that does something else.
+        ConfigError: a model that does something else, or a threshold that means nothing.
         DeviceError: no such device.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or holds a table of boxes that is not ours.
     """
     model = load_detector(model_folder, device=find_device(device))
+    least = model.spec.least_score
+    if not least <= threshold <= 1:
+        raise ConfigError(
+            "bad-threshold",
+            f"threshold {threshold}: the model tells nothing below {least:g}, no score is above 1",
+            f"Choose --threshold from {least:g} to 1",
+        )
     cases = find_scans(inputs, series)
+    _refuse_overwriting(cases, out)
     rows: dict[str, list[dict[str, Any]]] = {}
 
     def detect_case(case: Case) -> None:
@@ -64,3 +74,16 @@ def detect(
                 numbers = [one["score"], *one["centre_mm"], *one["size_mm"]]
                 writer.writerow([name, one["class"], *numbers])
     return refused, len(rows)
+
+
+def _refuse_overwriting(cases: Sequence[Case], out: Path) -> None:
+    """Boxes that somebody drew may lie under the name of what is about to be written."""
+    for case in cases:
+        table, ours = out / f"{case.id}.csv", out / f"{case.id}.json"
+        if case.id in _TAKEN or (table.exists() and not ours.exists()):
+            raise OutputError(
+                "would-overwrite",
+                "is a name that is needed" if case.id in _TAKEN else "is there already",
+                "Rename the input, or choose another --out",
+                path=table,
+            )

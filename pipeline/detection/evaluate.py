@@ -64,7 +64,13 @@ def evaluate(run: DetectRun) -> None:
             **_cohort(run, known, found, truth),
             "notes": note_few_subjects([case.subject for case in known]) if known else [],
             "cases": [
-                {"id": case.id, "subject": case.subject, "fold": case.fold, **one}
+                {
+                    "id": case.id,
+                    "subject": case.subject,
+                    "fold": case.fold,
+                    "prediction": read_json(prediction_path(run, case))["key"],
+                    **one,
+                }
                 for case, one in zip(known, judged, strict=True)
             ],
             "provenance": read_json(run.folder / "provenance.json"),

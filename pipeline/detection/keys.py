@@ -30,7 +30,11 @@ def training_key(run: DetectRun, fold: int) -> str:
     cases = run.labelled_cases()
     # With patience, the held-out cases decide when to stop.
     seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    choosing: list[object] = []
+    if run.config.train.patience:  # what is found on held-out patches says when to stop
+        choosing = [run.config.predict.model_dump(mode="json"), hash_code("inference", "metrics")]
     return hash_values(
+        choosing,
         [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
         [
             run.config.model.kind,

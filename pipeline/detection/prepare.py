@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,8 @@ def _sum_up_objects(facts: Facts, classes: list[str]) -> Mapping[str, Any]:
 def _write(run: ObjectsRun, case: Case, path: Path, key: str) -> None:
     """Write one case as network input, with what is in it in voxels of that."""
     plan, facts = read_plan(run), read_json(run.facts(case))
-    source, numbers = read_case(case, classes=run.data_set.mask_values)
-    if run.config.task == "detect":
-        numbers = None
+    needed = replace(case, mask=None) if run.config.task == "detect" else case
+    source, numbers = read_case(needed, classes=run.data_set.mask_values)
     image, mask = prepare_volume(
         source, numbers, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
     )

@@ -57,8 +57,12 @@ def write_detection_report(
         )
         for number, case in enumerate(shown)
     }
-    n_apart = len(set(own) - {str(case["id"]) for case in ordered})
-    context = _context(record, ordered, pictures) | {"n_apart": n_apart}
+    n_unlabelled = int(record.results.get("n_unlabelled") or 0)
+    n_apart = len(set(own) - {str(case["id"]) for case in ordered}) - n_unlabelled
+    context = _context(record, ordered, pictures) | {
+        "n_apart": n_apart,
+        "n_unlabelled": n_unlabelled,
+    }
     return write_page(run / "report" / "index.html", "detection.html", context)
 
 

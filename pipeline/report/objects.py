@@ -126,7 +126,9 @@ def _show(
 ) -> Shown:
     mapping, limits, total = how
     side = _side_mm(one, mapping, image)
-    size = " \N{MULTIPLICATION SIGN} ".join(f"{length:.0f}" for length in one["size_mm"][::-1])
+    box = _box(one, "box_voxels", mapping)
+    sides = (box[3:] - box[:3]) * image.spacing
+    size = " \N{MULTIPLICATION SIGN} ".join(f"{length:.0f}" for length in sides[::-1])
     score = "no box" if one["score"] is None else f"score {one['score']:.2f}"
     overlap = "" if one["overlap"] is None else f", IoU {one['overlap']:.2f}"
     planes = tuple(

@@ -191,6 +191,15 @@ def _check_boxes(case: Case, image: Volume, classes: Mapping[int, str] | None) -
     """Why the boxes cannot be used, if there are any, and somebody says what they may hold."""
     if case.boxes is None or classes is None:
         return []
+    if case.mask is not None:
+        return [
+            LabelError(
+                "boxes-and-mask",
+                "the case has boxes and a mask, which may say different things",
+                "Leave one of the two cells empty",
+                path=case.boxes,
+            )
+        ]
     try:
         read_boxes(case.boxes, classes=list(classes.values()), image=image)
     except VolumetricError as error:

@@ -190,10 +190,11 @@ def _check_mixture(seen: Seen) -> Iterator[Finding]:
 def _check_classes(seen: Seen, classes: Mapping[int, str]) -> Iterator[Finding]:
     """Classes that no case, no training set or no held-out set of a fold holds.
 
-    Of masks: where cases have boxes, their classes stand elsewhere.
+    Of masks: what classes boxes have is not counted here.
     """
-    if any(case.boxes is not None for case, _ in seen):
+    if seen and all(case.boxes is not None for case, _ in seen):
         return
+    seen = [(case, traits) for case, traits in seen if case.boxes is None]
     masked = [(case, traits.labels) for case, traits in seen if traits.labels is not None]
     if seen and classes and not any(labels for _, labels in masked):
         yield _of_set(

@@ -45,10 +45,8 @@ def detect_objects(
         mirror_axes=spec.mirror_axes if mirror_axes is None else mirror_axes,
     )
     mapping = np.linalg.inv(image.affine) @ prepared.affine
-    boxes = move_boxes(found.boxes, mapping)
-    end = np.array(image.shape) - 0.5
-    boxes = np.concatenate([boxes[:, :3].clip(-0.5, end), boxes[:, 3:].clip(-0.5, end)], axis=1)
-    return Objects(boxes, found.labels, found.scores)
+    moved = Objects(move_boxes(found.boxes, mapping), found.labels, found.scores)
+    return _cut_boxes(moved, image.shape)
 
 
 @torch.inference_mode()
@@ -78,7 +76,8 @@ def find_in_windows(
     each = [suppress_boxes(join_objects(own), overlap=spec.suppress) for own in found]
     if len(each) == 1:
         return each[0]
-    return fuse_boxes(join_objects(each), overlap=spec.suppress, n_sources=len(each))
+    fused = fuse_boxes(join_objects(each), overlap=spec.suppress, n_sources=len(each))
+    return fused.take(np.flatnonzero(fused.known_scores() >= spec.least_score))
 
 
 def read_cells(cells: Cells, number: int, *, least: float) -> Objects:
@@ -103,6 +102,16 @@ def join_objects(parts: Sequence[Objects]) -> Objects:
     )
 
 
+def _cut_boxes(found: Objects, shape: Triple) -> Objects:
+    """Those whose middle lies in a volume, cut off at its border."""
+    end = np.array(shape) - 0.5
+    low, high = found.boxes[:, :3], found.boxes[:, 3:]
+    middle = (low + high) / 2
+    inside = ((middle > -0.5) & (middle < end)).all(axis=1)
+    boxes = np.concatenate([low.clip(-0.5, end), high.clip(-0.5, end)], axis=1)
+    return Objects(boxes, found.labels, found.scores).take(np.flatnonzero(inside))
+
+
 def _windows(
     image: torch.Tensor, patch: Triple, overlap: float
 ) -> Iterator[tuple[torch.Tensor, Triple, tuple[np.ndarray, np.ndarray]]]:
@@ -125,9 +134,9 @@ def _windows(
         low, high = np.full(3, -np.inf), np.full(3, np.inf)
         for axis, (one, i, p) in enumerate(zip(starts, index, patch, strict=True)):
             if i > 0:
-                low[axis] = (one[i - 1] + p - one[i]) / 4
+                low[axis] = (one[i - 1] + p - one[i]) / 4 - 0.5
             if i + 1 < len(one):
-                high[axis] = p - (one[i] + p - one[i + 1]) / 4
+                high[axis] = p - (one[i] + p - one[i + 1]) / 4 - 0.5
         where = tuple(slice(a, a + p) for a, p in zip(begin, patch, strict=True))
         start = tuple(a - b for a, b in zip(begin, before, strict=True))
         yield padded[(slice(None), *where)], (start[0], start[1], start[2]), (low, high)

@@ -18,6 +18,7 @@ from volumetric.volume import Volume
 
 CORNERS = ("x_min", "y_min", "z_min", "x_max", "y_max", "z_max")
 _COLUMNS = ("label", *CORNERS)
+_STRAIGHT = 0.9999  # cosine of the angle between an axis and the world's nearest
 _ROUNDING = 0.5  # voxels that a box may begin or end outside of its image
 
 
@@ -26,7 +27,8 @@ def read_boxes(path: Path, *, classes: Sequence[str], image: Volume) -> Objects:
 
     Columns: label (one of `classes`; Objects have its number), then the corners in mm in the
     image's own world, RAS+ as NIfTI has it: x to the right, y to the front, z to the head. A table
-    of nothing but its header says that there is no object.
+    of nothing but its header says that there is no object. Of an oblique scan, whose axes are not
+    the world's, these are the boxes around those; what then reaches out of it is cut off.
 
     Raises:
         UnreadableFileError: missing, no CSV, other columns, or a cell that is no number.
@@ -44,8 +46,11 @@ def read_boxes(path: Path, *, classes: Sequence[str], image: Volume) -> Objects:
                 path=path,
             )
     _refuse_empty(path, world)
+    _refuse_twins(path, labels, world)
     boxes = move_boxes(world, np.linalg.inv(image.affine))
     _refuse_outside(path, world, boxes, image)
+    end = np.array(image.shape) - 0.5
+    boxes = np.concatenate([boxes[:, :3].clip(-0.5, end), boxes[:, 3:].clip(-0.5, end)], axis=1)
     return Objects(boxes, np.array([classes.index(label) for label in labels], dtype=np.int64))
 
 
@@ -63,7 +68,8 @@ def write_boxes(path: Path, objects: Objects, *, classes: Sequence[str], image: 
 def _read_rows(path: Path) -> tuple[list[str], Boxes]:
     reader = csv.reader(io.StringIO(read_manifest(path).removeprefix("\ufeff"), newline=""))
     try:
-        rows = [[cell.strip() for cell in row] for row in reader if row]
+        rows = [[cell.strip() for cell in row] for row in reader]
+        rows = [row for row in rows if any(row)]
     except csv.Error as error:
         raise _unreadable(path, f"is no readable CSV ({error})") from error
     header = rows[0] if rows else []
@@ -103,12 +109,30 @@ def _refuse_empty(path: Path, world: Boxes) -> None:
         )
 
 
+def _refuse_twins(path: Path, labels: Sequence[str], world: Boxes) -> None:
+    first: dict[tuple[str, ...], int] = {}
+    for number, (label, box) in enumerate(zip(labels, world, strict=True)):
+        row = (label, *map(str, box))
+        if row in first:
+            raise GeometryError(
+                "box-twice",
+                f"box {number + 1} is box {first[row] + 1} again",
+                "Leave one of them",
+                path=path,
+            )
+        first[row] = number
+
+
 def _refuse_outside(path: Path, world: Boxes, boxes: Boxes, image: Volume) -> None:
     outside = _is_outside(boxes, image.shape)
+    turned = np.abs(image.affine[:3, :3] / image.spacing).max(axis=0).min() < _STRAIGHT
+    if turned:  # a box around a box may well reach out: that its middle does not must do
+        middles = (boxes[:, :3] + boxes[:, 3:]) / 2
+        outside = _is_outside(np.concatenate([middles, middles], axis=1), image.shape)
     if not outside.any():
         return
     number = int(outside.argmax())
-    box = ", ".join(f"{corner:.1f}" for corner in world[number])
+    box = ", ".join(f"{corner:.6g}" for corner in world[number])
     ends = move_boxes(_whole(image.shape), image.affine)[0]
     extent = "; ".join(f"{a:.1f} to {b:.1f}" for a, b in zip(ends[:3], ends[3:], strict=True))
     raise GeometryError(

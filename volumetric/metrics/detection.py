@@ -12,7 +12,8 @@ box on an object that has been found is a false positive. Definitions:
   or a higher one, matched at an overlap of t. ar@t: recall of all boxes found.
 - count_error: mean over cases of |boxes found with a score of at least .5 - objects|.
 
-"all" is the mean over the classes that the truth has, in a resample over those drawn.
+"all" is the mean over the classes that the truth has, in a resample over those drawn; of
+count_error over all classes.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ def detection_statistic(
 
     def measure(weights: _Array) -> _Array:
         each = np.stack([table.measure(weights) for table in tables], axis=-1)
-        known = np.where(is_there, each, np.nan)
+        counted = np.array([name == "count_error" for name in _NAMES])[:, None]
+        known = np.where(is_there | counted, each, np.nan)
         means = [known_mean(known[:, column]) for column in range(len(_NAMES))]
         return np.concatenate([*np.moveaxis(each, -1, 0), *means], axis=1)
 
