@@ -78,17 +78,11 @@ def main() -> None:
         middle = time.perf_counter()
         find_in_windows(model.networks, image, spec=model.spec, overlap=0.5, mirror_axes=())
         spent = [spent[0] + middle - started, spent[1] + time.perf_counter() - middle]
-        truth.append(stored_objects(prepared[case.id]))
+        truth.append(stored_objects(prepared[case.id].facts))
     print(f"looking at {len(held)} cases: MONAI / volumetric {spent[0] / spent[1]:.2f} of the time")
     facts = [read_json(run.facts(case)) for case in held]
     ours = [read_objects(prediction_path(run, case), classes=classes) for case in held]
-    true = [
-        Objects(
-            np.array(one["boxes"], dtype=np.float64).reshape(-1, 6),
-            np.array(one["labels"], np.int64),
-        )
-        for one in facts
-    ]
+    true = [stored_objects(one) for one in facts]
     subjects = [case.subject for case in held]
     tables = [
         score_detection(found, objects, classes=classes, subjects=subjects)
@@ -149,7 +143,7 @@ def make_retinanet(
 
 def typical_sides(cases: Sequence[Any]) -> list[list[float]]:
     """Three boxes in voxels: a tenth, half and nine tenths of the objects are smaller."""
-    boxes = np.concatenate([stored_objects(case).boxes for case in cases])
+    boxes = np.concatenate([stored_objects(case.facts).boxes for case in cases])
     sides = boxes[:, 3:] - boxes[:, :3]
     found: list[list[float]] = np.percentile(sides, (10, 50, 90), axis=0).tolist()
     return found

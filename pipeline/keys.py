@@ -61,6 +61,12 @@ def facts_key(run: Run[Any], case: Case) -> str | None:
     return key
 
 
+def prepared_key(run: Run[Any], case: Case) -> str:
+    """Of a scan's facts and of how the plan prepares it, for tasks that learn from patches."""
+    plan = read_plan(run)
+    return hash_values(facts_key(run, case), plan["spacing_mm"], plan["intensity"])
+
+
 def weights_key(path: Path | None) -> str | None:
     """Of the bytes of the file that a network's weights come from; None where there is none.
 

@@ -23,7 +23,8 @@ from volumetric.network_names import (
     VolumeNetwork,
 )
 from volumetric.network_plan import NetworkWish, plan_network
-from volumetric.spec import DetectorSpec, ModelSpec, build_network
+from volumetric.networks import build_network
+from volumetric.spec import DetectorSpec, ModelSpec
 
 _PATCH = (96, 96, 96)
 _CLIP = (16, 112, 112)

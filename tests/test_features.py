@@ -25,7 +25,8 @@ from volumetric.features import (
 from volumetric.inference.clips import classify_clip, mirrored, present, show_clip
 from volumetric.model import Model
 from volumetric.models import SliceNetwork
-from volumetric.spec import ClassifierSpec, build_network
+from volumetric.networks import build_network
+from volumetric.spec import ClassifierSpec
 
 SPEC = ClassifierSpec(
     kind="mobilenet_v3_small",

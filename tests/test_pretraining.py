@@ -24,7 +24,7 @@ from volumetric.errors import ConfigError, UnreadableFileError
 from volumetric.folds import draw_share
 from volumetric.masking import Hidden, explained, hide_blocks, hiding_loss
 from volumetric.model import load_model, load_pretrained, load_pretrained_spec, start_from
-from volumetric.spec import build_network
+from volumetric.networks import build_network
 
 
 def pretrain_config(manifest: Path, **model: object) -> RunConfig:

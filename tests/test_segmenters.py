@@ -26,7 +26,8 @@ from volumetric.model import load_model, load_spec, save_fold
 from volumetric.models.segmenters import attention_unet, segresnet, swin_unetr, unetr
 from volumetric.network_names import Segmenter
 from volumetric.network_plan import NetworkWish, plan_network
-from volumetric.spec import ModelSpec, build_network
+from volumetric.networks import build_network
+from volumetric.spec import ModelSpec
 
 KINDS = get_args(Segmenter)
 WIDTHS = {"swin_unetr": (12, 192), "unetr": (4, 64), "segresnet": (8, 16)}

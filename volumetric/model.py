@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from volumetric.errors import ConfigError, OutputError, UnreadableFileError
+from volumetric.networks import build_network
 from volumetric.spec import (
     AnySpec,
     ClassifierSpec,
@@ -22,7 +23,6 @@ from volumetric.spec import (
     ModelSpec,
     PretrainedSpec,
     ScanClassifierSpec,
-    build_network,
 )
 
 _FORMAT = 1

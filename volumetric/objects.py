@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,15 +87,17 @@ def open_objects(
     n_bytes = sum(4 * case.n_channels * int(np.prod(case.shape)) for case in cases)
     held = n_bytes <= budget_bytes
     return [
-        ObjectSource(case, stored_objects(case), case.read_image().to(device) if held else None)
+        ObjectSource(
+            case, stored_objects(case.facts), case.read_image().to(device) if held else None
+        )
         for case in cases
     ]
 
 
-def stored_objects(case: Prepared) -> Objects:
-    """What a prepared case says is in it, in its own voxels."""
-    boxes = np.array(case.facts["boxes"], dtype=np.float64).reshape(-1, 6)
-    return Objects(boxes, np.array(case.facts["labels"], dtype=np.int64))
+def stored_objects(facts: Mapping[str, Any]) -> Objects:
+    """What the facts of a case, or of a prepared one, say is in it, in its own voxels."""
+    boxes = np.array(facts["boxes"], dtype=np.float64).reshape(-1, 6)
+    return Objects(boxes, np.array(facts["labels"], dtype=np.int64))
 
 
 def draw_objects(

@@ -11,7 +11,7 @@ from volumetric.spec import ClassifierSpec, ScanClassifierSpec
 
 _UNLEARNED = ("cache_gb",)
 _SHOWING = (
-    *("clips", "clip_augment", "clip_input", "models", "spec"),
+    *("clips", "clip_augment", "clip_input", "models", "networks", "spec"),
     *("inference/clips", "inference/scans"),
 )
 _LEARNING = (

@@ -28,7 +28,7 @@ from volumetric.learning import Lesson, Training, fit
 from volumetric.losses import Loss, classification_loss
 from volumetric.model import Model, save_fold
 from volumetric.models import SliceNetwork
-from volumetric.spec import build_network
+from volumetric.networks import build_network
 
 _N_WATCHED = 64  # held-out clips whose accuracy is looked at after each epoch
 _SEEDS_APART = 1_000_003  # of members, so that no two of near seeds are alike

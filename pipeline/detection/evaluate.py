@@ -27,6 +27,7 @@ from volumetric.metrics.detection import (
     trace_precision,
 )
 from volumetric.metrics.resampling import Resampling
+from volumetric.objects import stored_objects
 
 _MOST_DRAWN = 400  # points of a curve
 
@@ -51,7 +52,7 @@ def evaluate(run: DetectRun) -> None:
         known = [case for case in cases if run.has_truth(case)]
         facts = {case.id: read_json(run.facts(case)) for case in known}
         found = [read_objects(prediction_path(run, case), classes=classes) for case in known]
-        truth = [_truth(facts[case.id]) for case in known]
+        truth = [stored_objects(facts[case.id]) for case in known]
         judged = [
             judge_case(own, true, facts[case.id], classes=classes)
             for case, own, true in zip(known, found, truth, strict=True)
@@ -140,11 +141,6 @@ def _size_mm(box: Any, facts: Mapping[str, Any]) -> Any:
 
 def _in_world(box: Any, facts: Mapping[str, Any]) -> Any:
     return move_boxes(box[None], np.array(facts["affine"]))[0]
-
-
-def _truth(facts: Mapping[str, Any]) -> Objects:
-    boxes = np.array(facts["boxes"], dtype=np.float64).reshape(-1, 6)
-    return Objects(boxes, np.array(facts["labels"], dtype=np.int64))
 
 
 def _cohort(

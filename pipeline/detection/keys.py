@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, read_plan
-from pipeline.run import DetectRun, ObjectsRun
+from pipeline.keys import facts_key, prepared_key, read_plan
+from pipeline.run import DetectRun
 from volumetric.cases import Case
 from volumetric.spec import DetectorSpec
 
 _UNLEARNED = ("cache_gb", "validation_patches", "batch_size")  # the plan's batch size counts
 _LEARNING = (
     *("augment", "boxes", "dataset", "detection_loss", "learning"),
-    *("models", "objects", "spec"),
+    *("models", "networks", "objects", "spec"),
 )
 _FINDING = ("boxes", "preprocess", "intensity", "interpolate", "inference", "io", "objects")
-
-
-def prepared_key(run: ObjectsRun, case: Case) -> str:
-    """Of the case's facts and of how the plan prepares it."""
-    plan = read_plan(run)
-    return hash_values(facts_key(run, case), plan["spacing_mm"], plan["intensity"])
 
 
 def training_key(run: DetectRun, fold: int) -> str:

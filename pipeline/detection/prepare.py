@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.detection.keys import prepared_key
 from pipeline.detection.plan import make_plan
 from pipeline.files import read_json, write_json
 from pipeline.instances.plan import plan_splitting
-from pipeline.keys import read_plan
+from pipeline.keys import prepared_key, read_plan
 from pipeline.measure import Facts, Known, Measured
 from pipeline.preparation import Preparation, prepare_cases
 from pipeline.progress import Each

@@ -10,25 +10,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.detection.keys import prepared_key, training_key
+from pipeline.detection.keys import training_key
 from pipeline.device import describe_device, find_device
 from pipeline.files import read_json
 from pipeline.keys import read_plan
+from pipeline.learning import open_cases, training_settings
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import DetectRun, describe_origin
 from volumetric.augment import Augmentation
 from volumetric.boxes import Objects, suppress_boxes
-from volumetric.cases import Case
 from volumetric.detection_loss import detection_loss
-from volumetric.errors import ManifestError, OutputError
+from volumetric.errors import ManifestError
 from volumetric.inference.detect import read_cells
-from volumetric.io.prepared import Prepared, open_prepared
-from volumetric.learning import Lesson, Training, fit
+from volumetric.io.prepared import Prepared
+from volumetric.learning import Lesson, fit
 from volumetric.metrics.detection import OVERLAPS, average_precision
 from volumetric.model import save_fold
+from volumetric.networks import build_network
 from volumetric.objects import augment_objects, draw_objects, open_objects
-from volumetric.spec import DetectorSpec, build_network
+from volumetric.spec import DetectorSpec
 
 _ELSEWHERE = 7_919  # another seed than any epoch's
 
@@ -49,7 +50,7 @@ def train(run: DetectRun, fold: int) -> None:
         record(run.folder, device=describe_device(device))
         spec = _spec(run)
         learned, held_out = _split(run, fold)
-        settings = _settings(run)
+        settings = training_settings(run)
         torch.manual_seed(settings.seed)
         network = build_network(spec).to(device)
         key = training_key(run, fold)
@@ -87,15 +88,9 @@ def _spec(run: DetectRun) -> DetectorSpec:
     )
 
 
-def _settings(run: DetectRun) -> Training:
-    section = run.config.train.model_dump()
-    chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
-    return Training(**chosen, seed=run.config.seed)
-
-
 def _split(run: DetectRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
     cases = run.labelled_cases()
-    learned = _open(run, [case for case in cases if case.fold != fold])
+    learned = open_cases(run, [case for case in cases if case.fold != fold])
     if not any(one.facts["labels"] for one in learned):
         what = "holds an object" if learned else "has boxes or a mask"
         raise ManifestError(
@@ -104,20 +99,7 @@ def _split(run: DetectRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
             "Add cases, or see quarantine.json for those set apart",
             path=run.manifest,
         )
-    return learned, _open(run, [case for case in cases if case.fold == fold])
-
-
-def _open(run: DetectRun, cases: Sequence[Case]) -> list[Prepared]:
-    prepared = [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
-    for case, found in zip(cases, prepared, strict=True):
-        if found.facts["key"] != prepared_key(run, case):
-            raise OutputError(
-                "stale-prepared",
-                "was prepared for another plan, or from other bytes",
-                "Run `volumetric prepare` to its end first",
-                path=found.path,
-            )
-    return prepared
+    return learned, open_cases(run, [case for case in cases if case.fold == fold])
 
 
 def _drawing(

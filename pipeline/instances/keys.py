@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.detection.keys import prepared_key
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, read_plan
+from pipeline.keys import facts_key, prepared_key, read_plan
 from pipeline.run import InstancesRun
 from volumetric.cases import Case
 from volumetric.spec import ModelSpec
@@ -12,7 +11,7 @@ from volumetric.spec import ModelSpec
 _UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
 _LEARNING = (
     *("augment", "dataset", "learning", "losses"),
-    *("models", "spec", "splitting"),
+    *("models", "networks", "spec", "splitting"),
 )
 _SPLITTING = (
     *("preprocess", "intensity", "interpolate", "inference", "instances", "io"),

@@ -10,24 +10,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.detection.keys import prepared_key
 from pipeline.device import describe_device, find_device
 from pipeline.files import read_json
 from pipeline.instances.keys import training_key
 from pipeline.keys import read_plan
+from pipeline.learning import open_cases, training_settings
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import InstancesRun, describe_origin
 from volumetric.augment import Augmentation, augment
-from volumetric.cases import Case
 from volumetric.dataset import draw_batch, open_sources
-from volumetric.errors import ManifestError, OutputError
-from volumetric.io.prepared import Prepared, open_prepared
-from volumetric.learning import Lesson, Training, fit
+from volumetric.errors import ManifestError
+from volumetric.io.prepared import Prepared
+from volumetric.learning import Lesson, fit
 from volumetric.metrics.instances import match_instances, score_instances
 from volumetric.metrics.resampling import Resampling
 from volumetric.model import save_fold
-from volumetric.spec import ModelSpec, build_network
+from volumetric.networks import build_network
+from volumetric.spec import ModelSpec
 from volumetric.splitting import group_voxels, splitting_loss
 
 _ELSEWHERE = 7_919  # another seed than any epoch's
@@ -49,7 +49,7 @@ def train(run: InstancesRun, fold: int) -> None:
         record(run.folder, device=describe_device(device))
         spec = _spec(run)
         learned, held_out = _split(run, fold)
-        settings = _settings(run)
+        settings = training_settings(run)
         torch.manual_seed(settings.seed)
         network = build_network(spec).to(device)
         key = training_key(run, fold)
@@ -85,15 +85,9 @@ def _spec(run: InstancesRun) -> ModelSpec:
     )
 
 
-def _settings(run: InstancesRun) -> Training:
-    section = run.config.train.model_dump()
-    chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
-    return Training(**chosen, seed=run.config.seed)
-
-
 def _split(run: InstancesRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
     cases = run.labelled_cases()
-    learned = _open(run, [case for case in cases if case.fold != fold])
+    learned = open_cases(run, [case for case in cases if case.fold != fold])
     if not any(one.facts["labels"] for one in learned):
         what = "holds an object" if learned else "has a mask"
         raise ManifestError(
@@ -102,20 +96,7 @@ def _split(run: InstancesRun, fold: int) -> tuple[list[Prepared], list[Prepared]
             "Add cases, or see quarantine.json for those set apart",
             path=run.manifest,
         )
-    return learned, _open(run, [case for case in cases if case.fold == fold])
-
-
-def _open(run: InstancesRun, cases: Sequence[Case]) -> list[Prepared]:
-    prepared = [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
-    for case, found in zip(cases, prepared, strict=True):
-        if found.facts["key"] != prepared_key(run, case):
-            raise OutputError(
-                "stale-prepared",
-                "was prepared for another plan, or from other bytes",
-                "Run `volumetric prepare` to its end first",
-                path=found.path,
-            )
-    return prepared
+    return learned, open_cases(run, [case for case in cases if case.fold == fold])
 
 
 def _drawing(

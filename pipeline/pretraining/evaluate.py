@@ -10,12 +10,12 @@ import torch
 
 from pipeline.device import find_device
 from pipeline.files import read_json, write_json
+from pipeline.learning import open_cases
 from pipeline.pretraining.keys import training_key
 from pipeline.pretraining.train import hide_cases
 from pipeline.provenance import record_time
 from pipeline.results import note_few_subjects
 from pipeline.run import PretrainRun
-from pipeline.segmentation.train import open_cases
 from volumetric.errors import OutputError
 from volumetric.masking import explained
 from volumetric.metrics.statistics import bootstrap_mean, known_width

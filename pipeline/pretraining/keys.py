@@ -22,5 +22,5 @@ def training_key(run: PretrainRun, fold: int) -> str:
         [(case.id, facts_key(run, case)) for case in seen],
         [plan["spacing_mm"], plan["intensity"]],
         [run.config.model.kind, network, plan["batch_size"], settings, run.config.seed],
-        hash_code("augment", "dataset", "learning", "masking", "models", "spec"),
+        hash_code("augment", "dataset", "learning", "masking", "models", "networks", "spec"),
     )

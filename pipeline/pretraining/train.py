@@ -12,19 +12,20 @@ from torch import nn
 from pipeline.device import describe_device, find_device
 from pipeline.files import read_json
 from pipeline.keys import read_plan
+from pipeline.learning import open_cases, training_settings
 from pipeline.pretraining.keys import training_key
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import PretrainRun, describe_origin
-from pipeline.segmentation.train import open_cases
 from volumetric.augment import Augmentation, augment_images
 from volumetric.dataset import draw_images
 from volumetric.errors import ManifestError
 from volumetric.io.prepared import Prepared
-from volumetric.learning import Lesson, Training, fit
+from volumetric.learning import Lesson, fit
 from volumetric.masking import Hidden, explained, hide_blocks, hiding_loss
 from volumetric.model import save_fold
-from volumetric.spec import PretrainedSpec, build_network
+from volumetric.networks import build_network
+from volumetric.spec import PretrainedSpec
 
 _ELSEWHERE = 7_919  # another seed than any epoch's
 
@@ -54,7 +55,7 @@ def train(run: PretrainRun, fold: int) -> None:
                 path=run.manifest,
             )
         held_out = open_cases(run, [case for case in cases if case.fold == fold])
-        settings = _settings(run)
+        settings = training_settings(run)
         torch.manual_seed(settings.seed)
         network = build_network(spec).to(device)
         key = training_key(run, fold)
@@ -105,12 +106,6 @@ def _spec(run: PretrainRun) -> PretrainedSpec:
         fingerprint=fingerprint,
         about=describe_origin(run),
     )
-
-
-def _settings(run: PretrainRun) -> Training:
-    section = run.config.train.model_dump()
-    chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
-    return Training(**chosen, seed=run.config.seed)
 
 
 def _drawing(

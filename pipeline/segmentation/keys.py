@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, read_plan, weights_key
+from pipeline.keys import facts_key, prepared_key, read_plan, weights_key
 from pipeline.run import SegmentRun
 from volumetric.cases import Case
 from volumetric.spec import ModelSpec
 
+_LEARNING = (
+    *("augment", "dataset", "learning", "losses"),
+    *("models", "networks", "spec", "transfer"),
+)
 _UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
-
-
-def prepared_key(run: SegmentRun, case: Case) -> str:
-    """Of the case's facts and of how the plan prepares it."""
-    plan = read_plan(run)
-    return hash_values(facts_key(run, case), plan["spacing_mm"], plan["intensity"])
 
 
 def training_key(run: SegmentRun, fold: int) -> str:
@@ -37,7 +35,9 @@ def training_key(run: SegmentRun, fold: int) -> str:
         [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
         [model.kind, run.data_set.classes, network, plan["batch_size"]],
         [settings, run.config.seed],
-        hash_code("augment", "dataset", "learning", "losses", "models", "spec", "transfer"),
+        hash_code(
+            "augment", "dataset", "learning", "losses", "models", "networks", "spec", "transfer"
+        ),
     )
 
 

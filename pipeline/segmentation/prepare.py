@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from pipeline.files import read_json, write_json
-from pipeline.keys import read_plan
+from pipeline.keys import prepared_key, read_plan
 from pipeline.measure import Facts, Known, Measured
 from pipeline.preparation import Preparation, prepare_cases
 from pipeline.progress import Each
 from pipeline.run import SegmentRun
-from pipeline.segmentation.keys import prepared_key
 from pipeline.segmentation.plan import make_plan
 from volumetric.cases import Case
 from volumetric.check import check_case, read_case

@@ -11,21 +11,22 @@ from torch import nn
 
 from pipeline.device import describe_device, find_device
 from pipeline.files import read_json
+from pipeline.learning import open_cases, training_settings
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import SegmentRun, describe_origin
-from pipeline.segmentation.keys import prepared_key, training_key
+from pipeline.segmentation.keys import training_key
 from volumetric.augment import Augmentation, augment
-from volumetric.cases import Case
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
-from volumetric.errors import ManifestError, OutputError
+from volumetric.errors import ManifestError
 from volumetric.folds import draw_share
-from volumetric.io.prepared import Prepared, open_prepared
-from volumetric.learning import Lesson, Training, fit
+from volumetric.io.prepared import Prepared
+from volumetric.learning import Lesson, fit
 from volumetric.losses import deep_supervision
 from volumetric.metrics.segmentation import dice_of_label
 from volumetric.model import save_fold, start_from
-from volumetric.spec import ModelSpec, build_network
+from volumetric.networks import build_network
+from volumetric.spec import ModelSpec
 
 
 def train(run: SegmentRun, fold: int) -> None:
@@ -45,7 +46,7 @@ def train(run: SegmentRun, fold: int) -> None:
         record(run.folder, device=describe_device(device))
         spec = _spec(run)
         learned, held_out = _split(run, fold)
-        settings = _settings(run)
+        settings = training_settings(run)
         torch.manual_seed(settings.seed)
         network = _network(run, spec, fold).to(device)
         key = training_key(run, fold)
@@ -96,12 +97,6 @@ def _spec(run: SegmentRun) -> ModelSpec:
     )
 
 
-def _settings(run: SegmentRun) -> Training:
-    section = run.config.train.model_dump()
-    chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
-    return Training(**chosen, seed=run.config.seed)
-
-
 def _split(run: SegmentRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
     cases = run.labelled_cases()
     learned = [case for case in cases if case.fold != fold]
@@ -115,24 +110,6 @@ def _split(run: SegmentRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
         )
     learned = draw_share(learned, run.config.train.share, seed=run.config.seed)
     return open_cases(run, learned), open_cases(run, held_out)
-
-
-def open_cases(run: Any, cases: Sequence[Case]) -> list[Prepared]:
-    """The prepared cases.
-
-    Raises:
-        OutputError: one was prepared for another plan, or from other bytes.
-    """
-    prepared = [open_prepared(run.prepared / f"{case.id}.safetensors") for case in cases]
-    for case, found in zip(cases, prepared, strict=True):
-        if found.facts["key"] != prepared_key(run, case):
-            raise OutputError(
-                "stale-prepared",
-                "was prepared for another plan, or from other bytes",
-                "Run `volumetric prepare` to its end first",
-                path=found.path,
-            )
-    return prepared
 
 
 def _drawing(
