@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--scan", type=Path, required=True, help="folder of its DICOM files")
     parser.add_argument("--nodule", type=Path, help="mask of readers (default: beside the scan)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--learned", type=int, default=24, help="plantings of the right lung")
+    parser.add_argument("--learned", type=int, default=64, help="plantings of the right lung")
     parser.add_argument("--held-out", type=int, default=20, help="of each part of the left")
     chosen = parser.parse_args()
     nodule = chosen.nodule or chosen.scan.with_name(f"{chosen.scan.name}_reader_count.nii.gz")
