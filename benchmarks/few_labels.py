@@ -5,8 +5,8 @@
 
 A U-Net learns from all scans outside fold 0 without their labels (`hippocampus_pretrain_cpu`). Then
 it learns to segment from so many of them with labels, from there and from scratch: same cases, same
-steps, several seeds, which also draw the cases. Goes on where it was stopped; ends with one page,
-scores by share of the labels.
+steps, several seeds, which also draw the cases. Goes on where it was stopped; ends with a table:
+mean Dice over seeds, and the paired difference over cases, each the mean of its seeds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.series import compare_series
+from pipeline.files import read_json
+from volumetric import bootstrap_mean, paired_difference
 
 _LEARNED = 208  # cases outside fold 0
 _COUNTS = (208, 20, 10, 5)
@@ -36,7 +37,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="fields")
     chosen = parser.parse_args()
     pretrained = chosen.out / "pretrained"
-    run("hippocampus_pretrain_cpu", pretrained, chosen.root, ["name=pretrained"])
+    shared = [one for one in chosen.fields if one.startswith(("model.", "prepare."))]
+    run("hippocampus_pretrain_cpu", pretrained, chosen.root, ["name=pretrained", *shared])
     runs: list[Path] = []
     ways = {"scratch": [], "pretrained": [f"model.weights={(pretrained / 'model').resolve()}"]}
     for seed, count, way in itertools.product(range(chosen.seeds), _COUNTS, ways):
@@ -46,9 +48,24 @@ def main() -> None:
         lend(folder, runs, way)
         run("hippocampus_cpu", folder, chosen.root, [*fields, *ways[way], *chosen.fields])
         runs.append(folder)
-    page, _ = compare_series(sorted(runs, key=lambda one: "scratch" not in one.name),
-                             out=chosen.out / "series")  # fmt: skip
-    print(page)
+    print(f"{'labels':<8}{'from scratch':<26}{'pretrained':<26}difference")
+    for count in _COUNTS:
+        scores = [dice(chosen.out, way, count, chosen.seeds) for way in ways]
+        first, *_ = scores
+        means = [bootstrap_mean([one[case] for case in first]) for one in scores]
+        found = paired_difference(*([one[case] for case in first] for one in scores))
+        cells = [f"{x.mean:.4f} ({x.ci_low:.4f} to {x.ci_high:.4f})" for x in [*means, found]]
+        print(f"{count:<8}{cells[0]:<26}{cells[1]:<26}{cells[2]}")
+
+
+def dice(out: Path, way: str, count: int, n_seeds: int) -> dict[str, float]:
+    """Mean Dice of each held-out case, the mean over seeds."""
+    tables = [
+        read_json(out / f"{way}_{count}_{seed}" / "results.json")["cases"]
+        for seed in range(n_seeds)
+    ]
+    each = [{one["id"]: one["scores"]["dice"]["mean"] for one in cases} for cases in tables]
+    return {case: sum(one[case] for one in each) / n_seeds for case in each[0]}
 
 
 def run(preset: str, folder: Path, root: Path, fields: list[str]) -> None:

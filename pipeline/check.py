@@ -153,7 +153,7 @@ def _listed(path: Path, root: Path | None, manifest: Path | None) -> _Target:
     return _Target(
         cases,
         findings,
-        data_set.mask_values or None,
+        data_set.classes or None,
         data_set.modality,
         data_set.labels or None,
         data_set.multi_label,
@@ -218,4 +218,5 @@ def _look_at(case: Case, target: _Target) -> Checked | CheckedClip:
         modality=target.modality,
         labels=labels,
         multi_label=target.multi_label,
+        numbered=target.numbered,
     )

@@ -8,6 +8,7 @@ refused, never mixed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def case_key(run: Run[Any], case: Case) -> str:
     Raises:
         UnreadableFileError: a file is missing.
     """
+    if run.config.task == "pretrain":  # labels do not count, not even whether there are any
+        case = replace(case, mask=None, boxes=None, label=None)
     for path in (case.image, case.mask, case.boxes):
         if path is not None and not path.exists():
             raise UnreadableFileError(
@@ -45,6 +48,8 @@ def case_key(run: Run[Any], case: Case) -> str:
     if run.config.task in ("detect", "instances"):
         code += hash_code(*_FINDING)
     data_set = run.data_set
+    if run.config.task in ("detect", "instances"):
+        code += str(data_set.instances)
     about = [
         *(case.series, case.label),
         *(data_set.classes, data_set.modality, data_set.labels, data_set.multi_label),

@@ -73,13 +73,6 @@ class DataSet(BaseModel):
     """CSV file beside this one."""
     archive: Archive | None = None
 
-    @property
-    def mask_values(self) -> dict[int, str]:
-        """What a mask may hold besides 0: classes, or numbers of objects."""
-        if self.instances:
-            return {number: f"object {number}" for number in range(1, 256)}
-        return self.classes
-
 
 def find_manifest(name: str) -> Path:
     """Path of a manifest's YAML, from its path or the name of a shipped one."""

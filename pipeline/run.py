@@ -21,6 +21,7 @@ from pipeline.segmentation.config import SegmentConfig
 from volumetric.cases import Case
 from volumetric.errors import ConfigError, OutputError, VolumetricError
 from volumetric.folds import with_folds
+from volumetric.network_names import weights_path
 
 _OF_VOXELS = ("segment", "detect", "instances")
 _Config = TypeVar("_Config", bound=RunConfig, covariant=True)
@@ -211,6 +212,9 @@ def _absolute(config: RunConfig) -> RunConfig:
     manifest, root = find_manifest(config.data.manifest), config.data.root
     if Path(config.data.manifest).suffix:
         values["data"]["manifest"] = str(manifest)
+    weights = weights_path(values.get("model", {}).get("weights") or "none")
+    if weights is not None and weights.exists():
+        values["model"]["weights"] = str(weights.resolve())
     if root is not None:
         values["data"]["root"] = str(root.resolve())
         if not root.is_dir():

@@ -31,7 +31,9 @@ from volumetric.errors import ConfigError, ManifestError
 from volumetric.inference.segment import segment_volume, split_volume
 from volumetric.metrics.instances import match_instances, score_instances
 from volumetric.model import Model, load_model
-from volumetric.splitting import find_middles, group_voxels, splitting_loss
+from volumetric.preprocess import resample_like
+from volumetric.splitting import find_middles, group_voxels, number_on_grid, splitting_loss
+from volumetric.volume import Volume
 
 
 def _touching(rng: np.random.Generator, shape: tuple[int, ...], n: int) -> np.ndarray:
@@ -290,7 +292,7 @@ def test_a_task_that_a_manifest_does_not_serve_is_refused(done: Run, tmp_path: P
 def test_the_doctor_knows_numbered_objects(done: Run) -> None:
     found = check([done.manifest])
     assert {one.severity for one in found.findings} <= {"note", "warning"}
-    assert "class-absent" not in {one.code for one in found.findings}
+    assert not {"class-absent", "label-absent"} & {one.code for one in found.findings}
 
 
 def test_detection_learns_from_numbered_objects(done: Run, tmp_path: Path) -> None:
@@ -300,3 +302,50 @@ def test_detection_learns_from_numbered_objects(done: Run, tmp_path: Path) -> No
     prepare(run)
     fingerprint = json.loads((run.folder / "fingerprint.json").read_text())
     assert fingerprint["objects"]["n"] == {"cell": 50}
+
+
+def test_objects_go_on_touching_on_another_grid() -> None:
+    rng = np.random.default_rng(3)
+    numbers = _touching(rng, (24, 40, 40), 6).astype(np.int32)
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    source = Volume(torch.from_numpy(numbers)[None], affine)
+    # A coarser grid with its axes in another order, one of them backwards.
+    turn = np.array([[0, 0, 1.7, 0], [1.3, 0, 0, 0], [0, -1.5, 0, 0], [0, 0, 0, 1]])
+    turn[:3, 3] = [0.3, 0.2, 38.0]
+    inside = resample_like(
+        source.with_data((source.data > 0).to(torch.uint8)),
+        Volume(torch.zeros(1, 30, 26, 14), turn),
+        labels=True,
+    )
+    placed = number_on_grid(source, inside)
+    assert torch.equal(placed.data > 0, inside.data > 0)
+    assert np.array_equal(placed.affine, turn)
+    back = np.linalg.inv(affine) @ turn
+    for index in np.argwhere(placed.data[0].numpy())[::7]:
+        place = back[:3, :3] @ index + back[:3, 3]
+        low = np.floor(place).astype(int).clip(0, np.array(numbers.shape) - 2)
+        around = numbers[tuple(slice(a - 1 if a else 0, a + 3) for a in low)]
+        assert placed.data[(0, *index)] in around
+    counts = np.bincount(placed.data.flatten().numpy(), minlength=7)[1:]
+    expected = np.bincount(numbers.ravel(), minlength=7)[1:] / (1.7 * 1.3 * 1.5)
+    np.testing.assert_allclose(counts, expected, rtol=0.25)
+
+
+def test_splitting_at_another_spacing_comes_back_to_the_scans_grid(done: Run) -> None:
+    model = load_model(done.model)
+    case = next(case for case in done.cases if case.fold == 0)
+    image = read_volume(case.image)
+    coarse = Model(replace(model.spec, spacing_mm=(1.4, 1.4, 1.4), least_voxels=1), model.networks)
+    numbers, scores = split_volume(coarse, image)
+    assert numbers.shape == image.shape
+    assert np.array_equal(numbers.affine, image.affine)
+    labels = segment_volume(coarse, image).data
+    assert torch.equal(labels > 0, numbers.data > 0)
+    assert sorted(np.unique(numbers.data)) == list(range(len(scores) + 1))
+
+
+def test_what_it_does_not_take_is_refused(done: Run) -> None:
+    values = _config(done.manifest).model_dump(mode="json")
+    values["model"]["weights"] = "somewhere"
+    with pytest.raises(ConfigError, match="starts from none"):
+        parse_config(values, path="x")

@@ -222,3 +222,15 @@ def test_an_axis_of_one_voxel_stays_one() -> None:
         assert {stride[flat] for stride in strides} == {1}
         assert {kernel[flat] for kernel in kernels} == {1}
         assert all(kernel.count(3) == 2 for kernel in kernels)
+
+
+def test_how_thick_a_slice_is_says_nothing_of_its_plan() -> None:
+    patch, strides, kernels = choose_patch([1, 90, 128], [0.5, 3, 1], budget_voxels=300_000)
+    volume = choose_patch([1, 90, 128], [9, 3, 1], budget_voxels=300_000)
+    assert (patch, strides, kernels) == volume
+    assert strides[1] == (1, 1, 2)  # the fine axis first
+    assert kernels[0] == (1, 1, 3)
+    assert kernels[2] == (1, 3, 3)
+    shape = {"max": [1, 128, 128]}
+    spacing = {"median": [8.0, 1.0, 1.0], "percentile_10": [5.0, 1.0, 1.0]}
+    assert choose_spacing({"shape": shape, "spacing_mm": spacing})[0] == (8, 1, 1)

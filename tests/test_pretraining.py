@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -107,12 +106,10 @@ def test_hidden_parts_are_found_out(done: Run) -> None:
 def test_masks_are_not_even_read(tmp_path: Path) -> None:
     manifest = write_blobs(tmp_path / "blobs")
     shutil.rmtree(manifest.parent / "masks")
-    (manifest.parent / "masks").mkdir()
-    for name in range(8):
-        (manifest.parent / "masks" / f"blob_{name}.nii.gz").write_bytes(b"nothing")
     run = create_run(pretrain_config(manifest), tmp_path / "run")
     prepare(run)
     assert json.loads((run.folder / "quarantine.json").read_text()) == []
+    assert len(list(run.prepared.glob("*.safetensors"))) == 8
 
 
 def _segment_config(done: Run, **changes: object) -> RunConfig:
@@ -175,13 +172,38 @@ def test_a_share_of_the_cases_is_learned_from(done: Run, tmp_path: Path) -> None
     values["train"] |= {"share": 0.5, "epochs": 1, "steps_per_epoch": 2}
     run = create_run(parse_config(values, path="test"), tmp_path / "run")
     prepare(run)
-    train_segmentation(run, 0)
     learned = [case for case in run.cases if case.fold != 0]
     few = draw_share(learned, 0.5, seed=0)
     assert len({case.subject for case in few}) == 1
     assert len({case.subject for case in learned}) == 2
+    # Those that are not drawn are not even opened: they may be gone.
+    for case in learned:
+        if case not in few:
+            (run.prepared / f"{case.id}.safetensors").unlink()
+    train_segmentation(run, 0)
+    assert load_model(run.model).spec.folds["0"]["key"]
     with pytest.raises((ConfigError, ValidationError)):
         parse_config({**values, "train": {"share": 0}}, path="test")
-    assert np.isfinite(
-        float((run.fold(0) / "history.csv").read_text().splitlines()[1].split(",")[4])
-    )
+
+
+def test_a_fold_that_the_weights_have_seen_is_refused(done: Run, tmp_path: Path) -> None:
+    run = create_run(_segment_config(done), tmp_path / "run").with_fold("1")
+    prepare(run)
+    with pytest.raises(ConfigError, match="fold 1 is held out, which those have seen"):
+        train_segmentation(run, 1)
+    # Of another data set no fold has been seen.
+    start_from(build_network(load_pretrained_spec(done.model)), done.model, fold=None)
+
+
+def test_settings_that_the_weights_contradict_are_refused(done: Run, tmp_path: Path) -> None:
+    values = _segment_config(done).model_dump(mode="json")
+    values["prepare"]["spacing_mm"] = [3, 3, 3]
+    run = create_run(parse_config(values, path="test"), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"prepare\.spacing_mm"):
+        prepare(run)
+
+
+def test_values_are_left_as_they_are_whatever_else_is_chosen(done: Run) -> None:
+    values = done.config.model_dump(mode="json")
+    values["train"]["augment"] = {"flip_axes": [2]}
+    assert parse_config(values, path="test").train.augment.p_intensity == 0

@@ -40,7 +40,8 @@ def hide_blocks(
     """
     batch, _, *shape = images.shape
     device = images.device
-    sides = [max(1, round(block * min(spacing) / step)) for step in spacing]
+    finest = min((s for s, n in zip(spacing, shape, strict=True) if n > 1), default=min(spacing))
+    sides = [max(1, round(block * finest / step)) for step in spacing]
     counts = [-(-n // side) + 1 for n, side in zip(shape, sides, strict=True)]
     n_blocks = counts[0] * counts[1] * counts[2]
     order = torch.rand(batch, n_blocks, generator=generator, device=device).argsort(1)

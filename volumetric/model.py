@@ -177,26 +177,36 @@ def load_pretrained(
     return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
 
 
-def start_from(network: nn.Module, folder: Path, *, fold: int) -> None:
+def pretrained_fold(spec: PretrainedSpec, folder: Path, *, fold: int | None) -> str:
+    """The fold whose weights a network starts from: the one asked for, or else the first.
+
+    Raises:
+        ConfigError: not pretrained.
+    """
+    wanted = str(fold) if fold is not None else next(iter(sorted(spec.folds)), "any")
+    if wanted not in spec.folds:
+        raise ConfigError(
+            "no-such-fold",
+            f"has folds {sorted(spec.folds)}; fold {wanted} is held out, which those have seen",
+            f"Pretrain with fold {wanted} held out, too",
+            path=folder,
+        )
+    return wanted
+
+
+def start_from(network: nn.Module, folder: Path, *, fold: int | None) -> None:
     """Give a network what another learned without labels, all but its heads.
 
-    That of the fold, or the only one there is.
+    That of the fold; None: whatever fold, as where it learned from other cases altogether.
 
     Raises:
         UnreadableFileError: no model folder, or damaged.
         ConfigError: a model that does something else, or not of this network: names what differs.
     """
     spec = load_pretrained_spec(folder)
-    names = [str(fold)] if str(fold) in spec.folds else sorted(spec.folds)
-    if len(names) != 1:
-        raise ConfigError(
-            "no-such-fold",
-            f"has folds {sorted(spec.folds)}, fold {fold} was asked for",
-            "Pretrain that fold first",
-            path=folder,
-        )
-    path = _weights_path(folder, int(names[0]))
-    known = _load_network(spec, path, spec.folds[names[0]]["weights_sha256"]).state_dict()
+    name = pretrained_fold(spec, folder, fold=fold)
+    path = _weights_path(folder, int(name))
+    known = _load_network(spec, path, spec.folds[name]["weights_sha256"]).state_dict()
     own = network.state_dict()
     known, wanted = (
         {name: value for name, value in one.items() if not name.startswith("heads.")}

@@ -26,11 +26,15 @@ def choose_spacing(fingerprint: Mapping[str, Any]) -> tuple[tuple[float, float, 
     percentile, so that thick-slice sets do not blur their thinner members.
     """
     median = np.array(fingerprint["spacing_mm"]["median"])
-    coarse = int(median.argmax())
+    # What is one voxel thick has no spacing along that axis.
+    long = np.array(fingerprint.get("shape", {}).get("max", [2, 2, 2])) > 1
+    known = np.where(long, median, 0) if long.any() else median
+    coarse = int(known.argmax())
     why = "median spacing of the cases"
-    if median[coarse] / median.min() > _ANISOTROPIC:
+    if known[coarse] / median[long | ~long.any()].min() > _ANISOTROPIC:
         finer = fingerprint["spacing_mm"]["percentile_10"][coarse]
-        median[coarse] = max(finer, np.delete(median, coarse).max())
+        others = [median[axis] for axis in range(3) if axis != coarse and long[axis]]
+        median[coarse] = max(finer, *others)
         why = f"median spacing, and along the coarse axis {'DHW'[coarse]} the tenth percentile"
     d, h, w = (round(float(value), 6) for value in median)
     return (d, h, w), why
@@ -176,7 +180,8 @@ def _stages(
     """Halve the axes that are fine and large enough until none is left."""
     size, spacing = patch.astype(float).copy(), relative.copy()
     strides: list[Triple] = [(1, 1, 1)]
-    kernel = np.where((spacing / spacing.min() < 2) & (patch > 1), 3, 1)
+    long = patch > 1 if (patch > 1).any() else patch > 0
+    kernel = np.where((spacing / spacing[long].min() < 2) & (patch > 1), 3, 1)
     kernels: list[Triple] = [_triple(kernel)]
     while len(strides) < max_stages:
         large = size >= 2 * _SMALLEST_MAP
@@ -185,7 +190,7 @@ def _stages(
         halve = large & (spacing / spacing[large].min() < 2)
         stride = np.where(halve, 2, 1)
         size, spacing = np.ceil(size / stride), spacing * stride
-        fine = (spacing / spacing.min() < 2) | (kernel == 3)
+        fine = (spacing / spacing[long].min() < 2) | (kernel == 3)
         kernel = np.where(fine & (patch > 1), 3, 1)
         strides.append(_triple(stride))
         kernels.append(_triple(kernel))

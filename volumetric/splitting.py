@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from volumetric.errors import GeometryError
 from volumetric.instances import number_components
 from volumetric.losses import deep_supervision
+from volumetric.volume import Volume
 
 N_CHANNELS = 4  # heat, and the offset along D, H, W
 _WIDTH = 0.4  # of the heat, as a part of the root mean square distance from the middle
 _HEAT, _OFFSET = 5.0, 1.0  # weights of the losses
+_TURNED = 0.5  # voxels that a grid may stray from another's axes
 _LEAST_HEAT = 0.2  # of a middle
 
 
@@ -125,6 +128,35 @@ def group_voxels(
     lonely = inside & ~np.isin(parts, with_middle)
     numbers[lonely] = len(middles) + parts[lonely]
     return _order(numbers, probability, least_voxels)
+
+
+def number_on_grid(numbers: Volume, inside: Volume) -> Volume:
+    """Numbers of objects on another grid, of the voxels that are inside there: int32.
+
+    Each is that of the nearest voxel of the old grid, or where that has none of the nearest that
+    has one: nothing inside is left without a number, so that what touches goes on touching.
+
+    Raises:
+        GeometryError: grids that are turned against each other.
+    """
+    mapping = np.linalg.inv(numbers.affine) @ inside.affine
+    order = [int(old) for old in np.abs(mapping[:3, :3]).argmax(axis=0)]
+    rest = mapping[:3, :3].copy()
+    rest[order, range(3)] = 0
+    if sorted(order) != [0, 1, 2] or np.abs(rest).max() * max(inside.shape) > _TURNED:
+        raise GeometryError("turned-grid", "grids are turned against each other", "Orient both")
+    array = numbers.data[0].numpy().transpose(order)
+    for axis, old in enumerate(order):
+        places = mapping[old, axis] * np.arange(inside.shape[axis]) + mapping[old, 3]
+        array = array.take(np.rint(places).clip(0, array.shape[axis] - 1).astype(int), axis=axis)
+    wanted = inside.data[0].numpy() > 0
+    found = np.where(wanted, array, 0).astype(np.int32)
+    missing = wanted & (found == 0)
+    if missing.any() and found.any():
+        known = np.argwhere(found) * np.array(inside.spacing)
+        _, nearest = KDTree(known).query(np.argwhere(missing) * np.array(inside.spacing))
+        found[missing] = found[found > 0][nearest]
+    return inside.with_data(torch.from_numpy(found)[None])
 
 
 def _find_peaks(

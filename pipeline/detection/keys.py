@@ -11,7 +11,7 @@ from volumetric.spec import DetectorSpec
 _UNLEARNED = ("cache_gb", "validation_patches", "batch_size")  # the plan's batch size counts
 _LEARNING = (
     *("augment", "boxes", "dataset", "detection_loss", "learning"),
-    *("models", "networks", "objects", "spec"),
+    *("models", "networks", "objects", "spec", "transfer"),
 )
 _FINDING = ("boxes", "preprocess", "intensity", "interpolate", "inference", "io", "objects")
 

@@ -30,6 +30,7 @@ from volumetric.fingerprint import facts_from, measure_case, sum_up
 from volumetric.io.prepared import write_prepared
 from volumetric.objects import fill_boxes, find_objects
 from volumetric.preprocess import prepare as prepare_volume
+from volumetric.splitting import number_on_grid
 
 
 def prepare(run: ObjectsRun, *, each: Each | None = None) -> None:
@@ -54,7 +55,7 @@ def prepare(run: ObjectsRun, *, each: Each | None = None) -> None:
 
 def _measure(run: ObjectsRun, case: Case) -> Measured:
     classes, numbered = run.data_set.classes, run.data_set.instances
-    checked = check_case(case, classes=run.data_set.mask_values, modality=run.data_set.modality)
+    checked = check_case(case, classes=classes, modality=run.data_set.modality, numbered=numbered)
     if checked.error is not None:
         return Measured(checked.findings, checked.error, {})
     assert checked.image is not None
@@ -121,10 +122,15 @@ def _write(run: ObjectsRun, case: Case, path: Path, key: str) -> None:
     """Write one case as network input, with what is in it in voxels of that."""
     plan, facts = read_plan(run), read_json(run.facts(case))
     needed = replace(case, mask=None) if run.config.task == "detect" else case
-    source, numbers = read_case(needed, classes=run.data_set.mask_values)
+    data_set = run.data_set
+    source, numbers = read_case(needed, classes=data_set.classes, numbered=data_set.instances)
+    inside = None if numbers is None else numbers.with_data((numbers.data > 0).to(torch.uint8))
     image, mask = prepare_volume(
-        source, numbers, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
+        source, inside, spacing=tuple(plan["spacing_mm"]), intensity=plan["intensity"]
     )
+    if mask is not None and numbers is not None:
+        placed = number_on_grid(numbers, mask)
+        mask = placed.with_data(placed.data.to(torch.uint8))
     about = {"key": key, "id": case.id}
     if "labels" in facts:
         boxes = np.array(facts["boxes"], dtype=np.float64).reshape(-1, 6)

@@ -35,6 +35,8 @@ class InstancesConfig(CommonConfig):
     def _can_learn(self) -> InstancesConfig:
         if self.model.kind not in ("unet", "residual_unet"):
             raise ValueError(f"model.kind {self.model.kind} cannot tell objects apart: use unet")
+        if self.model.weights != "none":
+            raise ValueError("telling objects apart starts from none: leave out model.weights")
         if self.train.transferring:
             raise ValueError(
                 f"{self.train.transferring} can only be chosen with weights learnt elsewhere"

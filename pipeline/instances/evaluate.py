@@ -92,7 +92,7 @@ def evaluate(run: InstancesRun) -> None:
 
 def _compare(run: InstancesRun, case: Case) -> _Compared:
     classes = run.data_set.classes
-    image, mask = read_case(case, classes=run.data_set.mask_values)
+    image, mask = read_case(case, classes=classes, numbered=True)
     assert mask is not None
     predicted = read_volume(prediction_path(run, case))
     scores = np.array(read_json(scores_path(run, case))["scores"], dtype=np.float64)

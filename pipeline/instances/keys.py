@@ -11,7 +11,7 @@ from volumetric.spec import ModelSpec
 _UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
 _LEARNING = (
     *("augment", "dataset", "learning", "losses"),
-    *("models", "networks", "spec", "splitting"),
+    *("models", "networks", "spec", "splitting", "transfer"),
 )
 _SPLITTING = (
     *("preprocess", "intensity", "interpolate", "inference", "instances", "io"),
@@ -28,7 +28,12 @@ def training_key(run: InstancesRun, fold: int) -> str:
     # With patience, the held-out cases decide when to stop.
     seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
     network = [plan[name] for name in ("patch_size", "features", "strides", "kernels")]
+    choosing: list[object] = []
+    if run.config.train.patience:  # how held-out patches are split says when to stop
+        how = [plan["apart_mm"], plan["least_voxels"]]
+        choosing = [how, hash_code("instances", "metrics")]
     return hash_values(
+        choosing,
         [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
         [run.config.model.kind, network, plan["batch_size"], settings, run.config.seed],
         hash_code(*_LEARNING),

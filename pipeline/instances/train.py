@@ -21,6 +21,7 @@ from pipeline.run import InstancesRun, describe_origin
 from volumetric.augment import Augmentation, augment
 from volumetric.dataset import draw_batch, open_sources
 from volumetric.errors import ManifestError
+from volumetric.folds import draw_share
 from volumetric.io.prepared import Prepared
 from volumetric.learning import Lesson, fit
 from volumetric.metrics.instances import match_instances, score_instances
@@ -87,7 +88,9 @@ def _spec(run: InstancesRun) -> ModelSpec:
 
 def _split(run: InstancesRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
     cases = run.labelled_cases()
-    learned = open_cases(run, [case for case in cases if case.fold != fold])
+    learned_from = [case for case in cases if case.fold != fold]
+    drawn = draw_share(learned_from, run.config.train.share, seed=run.config.seed)
+    learned = open_cases(run, drawn)
     if not any(one.facts["labels"] for one in learned):
         what = "holds an object" if learned else "has a mask"
         raise ManifestError(

@@ -10,6 +10,12 @@ from pipeline.sections import CommonConfig, IntervalSection, LearningSection, Po
 from pipeline.segmentation.config import AugmentSection, ModelSection, PrepareSection
 
 
+class PlainAugmentSection(AugmentSection):
+    """As of segmentation, but values are left as they are: they are what is to be found out."""
+
+    p_intensity: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+
+
 class HidingSection(LearningSection):
     """How the network learns: parts of scans are hidden from it, and it says what was there."""
 
@@ -23,7 +29,7 @@ class HidingSection(LearningSection):
     """Prepared cases are held on the device if they fit in this, else read patch by patch."""
     validation_cases: Positive = 16
     """At most so many held-out cases are looked at after each epoch (one patch each)."""
-    augment: AugmentSection = AugmentSection(p_intensity=0.0)
+    augment: PlainAugmentSection = PlainAugmentSection()
 
 
 class PretrainConfig(CommonConfig):

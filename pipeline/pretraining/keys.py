@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, read_plan
+from pipeline.keys import prepared_key, read_plan
 from pipeline.run import PretrainRun
 
 _UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
@@ -19,8 +19,9 @@ def training_key(run: PretrainRun, fold: int) -> str:
     seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
     network = [plan[name] for name in ("patch_size", "features", "strides", "kernels")]
     return hash_values(
-        [(case.id, facts_key(run, case)) for case in seen],
-        [plan["spacing_mm"], plan["intensity"]],
+        [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
         [run.config.model.kind, network, plan["batch_size"], settings, run.config.seed],
-        hash_code("augment", "dataset", "learning", "masking", "models", "networks", "spec"),
+        hash_code(
+            "augment", "dataset", "learning", "masking", "models", "networks", "spec", "transfer"
+        ),
     )

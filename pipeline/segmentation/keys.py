@@ -6,13 +6,34 @@ from pipeline.files import hash_code, hash_values
 from pipeline.keys import facts_key, prepared_key, read_plan, weights_key
 from pipeline.run import SegmentRun
 from volumetric.cases import Case
-from volumetric.spec import ModelSpec
+from volumetric.model import load_pretrained_spec, pretrained_fold
+from volumetric.spec import ModelSpec, PretrainedSpec
 
 _LEARNING = (
     *("augment", "dataset", "learning", "losses"),
     *("models", "networks", "spec", "transfer"),
 )
 _UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
+
+
+def source_fold(run: SegmentRun, spec: PretrainedSpec, fold: int) -> int | None:
+    """Which fold's weights to start from: of the same data set the same, else any."""
+    return fold if spec.about.get("data_set") == run.data_set.name else None
+
+
+def _start_key(run: SegmentRun, fold: int) -> str | None:
+    """Of the weights that the network starts from.
+
+    Raises:
+        UnreadableFileError: the file or folder is missing.
+        ConfigError: the fold was not pretrained.
+    """
+    folder = run.config.model.pretrained
+    if folder is None:
+        return weights_key(run.config.model.weights_file)
+    spec = load_pretrained_spec(folder)
+    name = pretrained_fold(spec, folder, fold=source_fold(run, spec, fold))
+    return str(spec.folds[name]["weights_sha256"])
 
 
 def training_key(run: SegmentRun, fold: int) -> str:
@@ -28,16 +49,14 @@ def training_key(run: SegmentRun, fold: int) -> str:
     network += [
         plan.get("slice_axis"),
         model.encoder,
-        model.weights,
-        weights_key(model.weights_file),
+        None if model.pretrained else model.weights,
+        _start_key(run, fold),
     ]
     return hash_values(
         [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
         [model.kind, run.data_set.classes, network, plan["batch_size"]],
         [settings, run.config.seed],
-        hash_code(
-            "augment", "dataset", "learning", "losses", "models", "networks", "spec", "transfer"
-        ),
+        hash_code(*_LEARNING),
     )
 
 

@@ -14,6 +14,7 @@ from volumetric.errors import ConfigError
 from volumetric.model import load_pretrained_spec
 from volumetric.network_plan import NetworkPlan, NetworkWish, plan_network
 from volumetric.plan import choose_batch, choose_spacing
+from volumetric.spec import PretrainedSpec
 
 _HALVED = "axes are halved while they keep at least 4 voxels, the finest spacing first"
 _WHY_STRIDES = {
@@ -38,15 +39,15 @@ def make_plan(run: SegmentRun, fingerprint: Mapping[str, Any]) -> dict[str, dict
     choices = _preparation(run, fingerprint)
     choices |= _network(run, fingerprint, choices["spacing_mm"][0])
     if (folder := run.config.model.pretrained) is not None:
-        choices |= _as_pretrained(run, folder)
+        choices |= _as_pretrained(run, folder, fingerprint)
     return describe_choices(choices)
 
 
-def _as_pretrained(run: SegmentRun, folder: Path) -> Choices:
-    """All that the weights were learned with.
+def _as_pretrained(run: SegmentRun, folder: Path, fingerprint: Mapping[str, Any]) -> Choices:
+    """All that the weights were learned with, and the batch that goes with it.
 
     Raises:
-        ConfigError: other weights, or of another kind.
+        ConfigError: other weights, or of another kind, or a setting that says otherwise.
         UnreadableFileError: no model folder.
     """
     spec, kind = load_pretrained_spec(folder), run.config.model.kind
@@ -57,8 +58,36 @@ def _as_pretrained(run: SegmentRun, folder: Path) -> Choices:
             f"Use model.kind {spec.kind}",
             path=folder,
         )
+    _refuse_otherwise(run, spec, folder)
     names = ("spacing_mm", "intensity", "patch_size", "features", "strides", "kernels")
-    return {name: (getattr(spec, name), f"of the weights in {folder.name}") for name in names}
+    choices = {name: (getattr(spec, name), f"of the weights in {folder.name}") for name in names}
+    if run.config.train.batch_size is None:
+        scale = np.array(fingerprint["spacing_mm"]["median"]) / spec.spacing_mm
+        batch = choose_batch(
+            spec.patch_size,
+            budget_voxels=run.config.model.budget_voxels,
+            total_voxels=int(fingerprint["voxels"] * scale.prod()),
+        )
+        choices["batch_size"] = batch, "what the budget holds of the weights' patches"
+    return choices
+
+
+def _refuse_otherwise(run: SegmentRun, spec: PretrainedSpec, folder: Path) -> None:
+    model, prepare = run.config.model, run.config.prepare
+    said = {
+        "prepare.spacing_mm": (prepare.spacing_mm, spec.spacing_mm),
+        "prepare.intensity": (prepare.intensity, spec.intensity["kind"]),
+        "model.patch_size": (model.patch_size, spec.patch_size),
+        "model.base_features": (model.base_features, spec.features[0]),
+    }
+    for name, (ours, theirs) in said.items():
+        if ours is not None and ours != theirs:
+            raise ConfigError(
+                "other-network",
+                f"was learned with {name} {theirs}, and {ours} is set",
+                f"Leave {name} out, or pretrain with it",
+                path=folder,
+            )
 
 
 def _preparation(run: SegmentRun, fingerprint: Mapping[str, Any]) -> Choices:

@@ -76,7 +76,7 @@ def _is_blind(run: Any) -> bool:
 
 
 def _needed(run: SegmentRun, case: Case) -> Case:
-    return replace(case, mask=None) if _is_blind(run) else case
+    return replace(case, mask=None, boxes=None) if _is_blind(run) else case
 
 
 def _keep(seen: _Seen, case: Case, image: Volume, mask: Volume | None) -> None:

@@ -15,7 +15,7 @@ from pipeline.learning import open_cases, training_settings
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import SegmentRun, describe_origin
-from pipeline.segmentation.keys import training_key
+from pipeline.segmentation.keys import source_fold, training_key
 from volumetric.augment import Augmentation, augment
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
 from volumetric.errors import ManifestError
@@ -24,7 +24,7 @@ from volumetric.io.prepared import Prepared
 from volumetric.learning import Lesson, fit
 from volumetric.losses import deep_supervision
 from volumetric.metrics.segmentation import dice_of_label
-from volumetric.model import save_fold, start_from
+from volumetric.model import load_pretrained_spec, save_fold, start_from
 from volumetric.networks import build_network
 from volumetric.spec import ModelSpec
 
@@ -71,7 +71,7 @@ def _network(run: SegmentRun, spec: ModelSpec, fold: int) -> nn.Module:
     if folder is None:
         return build_network(spec, weights=run.config.model.weights)
     network = build_network(spec)
-    start_from(network, folder, fold=fold)
+    start_from(network, folder, fold=source_fold(run, load_pretrained_spec(folder), fold))
     return network
 
 

@@ -57,11 +57,14 @@ class Checked:
     traits: Traits | None
 
 
-def read_case(case: Case, *, classes: Mapping[int, str]) -> tuple[Volume, Volume | None]:
+def read_case(
+    case: Case, *, classes: Mapping[int, str], numbered: bool = False
+) -> tuple[Volume, Volume | None]:
     """Image (C, D, H, W) and mask (1, D, H, W) uint8 of a case, proven to belong together.
 
-    `classes` maps each label but background (0) to its name. The mask is on the image's grid to
-    the bit: one stored with its axes in another order is turned, which changes no voxel.
+    `classes` maps each label but background (0) to its name; a mask that is `numbered` holds
+    numbers of objects, 1 to 255, instead. The mask is on the image's grid to the bit: one stored
+    with its axes in another order is turned, which changes no voxel.
 
     Raises:
         UnreadableFileError, UnsupportedError: a file is missing, damaged or of another kind.
@@ -73,7 +76,7 @@ def read_case(case: Case, *, classes: Mapping[int, str]) -> tuple[Volume, Volume
     image = read_volume(case.image, series_uid=case.series)
     for refusal in refuse_values(image, case.image):
         raise refusal
-    mask, noticed = _fit_mask(case, image, classes)
+    mask, noticed = _fit_mask(case, image, None if numbered else classes)
     for one in noticed:
         if isinstance(one, VolumetricError):
             raise one
@@ -87,10 +90,12 @@ def check_case(
     modality: str | None = None,
     labels: Sequence[str] | None = None,
     multi_label: bool = False,
+    numbered: bool = False,
 ) -> Checked:
     """All that can be said of a case by itself; what `read_case` would raise is among it.
 
-    `classes`, `modality`, `labels` (of whole cases) and `multi_label` are what a manifest says;
+    `classes`, `modality`, `labels` (of whole cases), `multi_label` and `numbered` (whether masks
+    hold numbers of objects in place of classes) are what a manifest says;
     without them any whole label will do, and an image may be a map of labels.
     """
     lenient = classes is None and case.mask is None  # nobody said that it is an image
@@ -101,7 +106,8 @@ def check_case(
             one if isinstance(one, VolumetricError) else Finding(*one, path)
             for one in check_label(case, labels, multi_label=multi_label)
         )
-    mask, of_mask = _fit_mask(case, image, classes)
+    of_voxels = None if numbered else classes
+    mask, of_mask = _fit_mask(case, image, of_voxels)
     traits = None
     if image is not None:
         stats = measure_image(image)
@@ -110,7 +116,7 @@ def check_case(
         noticed += _check_boxes(case, image, classes)
         traits = _take_traits(image, mask, stats, modality)
         if mask is not None and traits.labels is not None:
-            of_mask += _check_labels(case, image, mask, traits.labels, (classes, modality))
+            of_mask += _check_labels(case, image, mask, traits.labels, (of_voxels, modality))
     noticed += of_mask
     error = next((one for one in noticed if isinstance(one, VolumetricError)), None)
     if error is not None:

@@ -12,9 +12,9 @@ from volumetric.errors import ConfigError
 from volumetric.inference.window import predict_logits
 from volumetric.instances import number_components
 from volumetric.model import Model
-from volumetric.preprocess import labels_on_grid, prepare, resample_like
+from volumetric.preprocess import labels_on_grid, prepare
 from volumetric.spec import ModelSpec
-from volumetric.splitting import N_CHANNELS, group_voxels
+from volumetric.splitting import N_CHANNELS, group_voxels, number_on_grid
 from volumetric.volume import Volume
 
 
@@ -70,7 +70,8 @@ def split_volume(model: Model[ModelSpec], image: Volume) -> tuple[Volume, NDArra
         least_voxels=spec.least_voxels,
     )
     found = prepared.with_data(torch.from_numpy(numbers)[None])
-    placed = resample_like(found, image, labels=True).data
+    logits = prepared.with_data(outputs[:-N_CHANNELS])
+    placed = number_on_grid(found, labels_on_grid(logits, image)).data
     left = torch.unique(placed)
     left = left[left > 0]
     renumbered = torch.zeros(len(scores) + 1, dtype=torch.int32)

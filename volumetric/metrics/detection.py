@@ -71,9 +71,9 @@ def score_detection(
 
     Metrics, matching and thresholds stand at the top of this module. `found` and `truth` are of the
     cases in one order; a case may hold no object. `pairs` says how far each thing found (rows)
-    overlaps each true one, of each case, where their boxes do not tell: of masks. `n` is the number
-    of objects, of count_error of cases. What is not defined, as of a class that the truth lacks, is
-    None with a reason.
+    overlaps each true one, of each case, where their boxes do not tell: of masks, all of which are
+    looked at. `n` is the number of objects, of count_error of cases. What is not defined, as of a
+    class that the truth lacks, is None with a reason.
 
     Raises:
         ConfigError: no case, lists of different lengths, boxes without scores, or labels that
@@ -225,7 +225,7 @@ def _tabulate(
             for table, one, other in zip(pairs, found, truth, strict=True)
         ]
     matches = [
-        _match(one, other, overlaps=overlaps, pairs=table)
+        _match(one, other, overlaps=overlaps, pairs=table, most=MOST if pairs is None else None)
         for one, other, table in zip(ours, theirs, known, strict=True)
     ]
     scores = np.concatenate(
@@ -247,7 +247,7 @@ def _match(
     truth: Objects,
     *,
     overlaps: Sequence[float],
-    most: int = MOST,
+    most: int | None = MOST,
     pairs: _Array | None = None,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """As `match_boxes`, at several overlaps: what each box is given is (n_overlaps, n)."""
