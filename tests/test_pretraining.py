@@ -163,7 +163,7 @@ def test_bad_choices_are_refused(done: Run) -> None:
         pretrain_config(done.manifest, kind="segresnet")
     with pytest.raises(ConfigError, match="pretraining starts from none"):
         pretrain_config(done.manifest, weights="somewhere")
-    with pytest.raises(ConfigError, match="starts from none, or from a pretrained"):
+    with pytest.raises(ConfigError, match="only kind slice_unet takes weights"):
         _segment_config(done, weights="imagenet")
 
 

@@ -35,7 +35,7 @@ def sentence(comparison: Mapping[str, Any]) -> str:
     a, b = (f"{side} ({comparison[side.lower()]['name']})" for side in "AB")
     better = verdict(row, metric)
     n = _count(row["n"], comparison["n_subjects"], comparison["n_cases"])
-    if comparison["task"] == "detect":
+    if comparison.get("task") == "detect":
         n = f"n = {row['n']} objects in {comparison['n_cases']} cases"
     if better:
         ends = sorted(abs(row[end]) for end in ("difference", "ci_low", "ci_high"))

@@ -79,7 +79,10 @@ class ModelSection(Section):
         if self.kind != "slice_unet" and set_in_vain:
             raise ValueError(f"only kind slice_unet takes {' and '.join(set_in_vain)}")
         if self.kind in _PRETRAINED and self.weights == "imagenet":
-            raise ValueError(f"{self.kind} starts from none, or from a pretrained model's folder")
+            raise ValueError(
+                "only kind slice_unet takes weights of photographs; "
+                f"{self.kind} takes the folder of a pretrained model, or none"
+            )
         if self.kind == "swin_unetr" and self.max_features is not None:
             raise ValueError("swin_unetr takes no max_features: leave it out")
         base, largest = self.widths
