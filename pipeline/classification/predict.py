@@ -10,7 +10,8 @@ from pipeline.classification.medium import LabelSpec, find_medium
 from pipeline.classification.train import read_prepared
 from pipeline.device import find_device
 from pipeline.files import read_json, write_json
-from pipeline.keys import cases_of_sound_folds, refuse_stale
+from pipeline.keys import refuse_stale
+from pipeline.prediction import standing_cases
 from pipeline.progress import each_in_threads
 from pipeline.provenance import record_time
 from pipeline.run import LabelRun, forget, quarantine
@@ -50,10 +51,12 @@ def predicted_cases(run: LabelRun) -> list[Case]:
     """The cases whose prediction stands, made by weights that stand themselves."""
     spec = load_any_spec(run.model)
     assert not isinstance(spec, ModelSpec | DetectorSpec | PretrainedSpec)
-    trained = cases_of_sound_folds(
-        run, spec.folds, training_key=lambda fold: training_key(run, fold)
+    return standing_cases(
+        run,
+        spec.folds,
+        training_key=lambda fold: training_key(run, fold),
+        stands=lambda case: _stands(run, spec, case),
     )
-    return [case for case in trained if _stands(run, spec, case)]
 
 
 def describe_scores(scores: ClipScores, spec: LabelSpec) -> dict[str, Any]:

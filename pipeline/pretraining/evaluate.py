@@ -10,13 +10,13 @@ import torch
 
 from pipeline.device import find_device
 from pipeline.files import read_json, write_json
+from pipeline.keys import refuse_stale
 from pipeline.learning import open_cases
 from pipeline.pretraining.keys import training_key
 from pipeline.pretraining.train import hide_cases
 from pipeline.provenance import record_time
 from pipeline.results import note_few_subjects
 from pipeline.run import PretrainRun
-from volumetric.errors import OutputError
 from volumetric.masking import explained
 from volumetric.metrics.statistics import bootstrap_mean, known_width
 from volumetric.model import load_pretrained
@@ -67,13 +67,7 @@ def evaluate(run: PretrainRun) -> None:
 @torch.inference_mode()
 def _score_fold(run: PretrainRun, fold: int, device: torch.device) -> list[dict[str, Any]]:
     model = load_pretrained(run.model, device=device, folds=[fold])
-    if model.spec.folds[str(fold)]["key"] != training_key(run, fold):
-        raise OutputError(
-            "stale-model",
-            f"fold {fold} was trained on other data or with other settings",
-            "Run `volumetric train` first",
-            path=run.model,
-        )
+    refuse_stale(run, model.spec.folds, fold, key=training_key(run, fold))
     cases = [case for case in run.labelled_cases() if case.fold == fold]
     patches = hide_cases(run, model.spec, open_cases(run, cases), device)
     scored = []

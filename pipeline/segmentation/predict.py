@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pipeline.device import find_device
 from pipeline.files import read_json, write_json
-from pipeline.keys import cases_of_sound_folds, refuse_stale
-from pipeline.progress import each_in_threads
+from pipeline.keys import refuse_stale
+from pipeline.prediction import predict_held_out, standing_cases
 from pipeline.provenance import record_time
-from pipeline.run import SegmentRun, forget, quarantine
+from pipeline.run import SegmentRun
 from pipeline.segmentation.keys import prediction_key, training_key
 from volumetric.cases import Case
 from volumetric.check import read_case
@@ -34,22 +34,23 @@ def predict(run: SegmentRun, fold: int) -> None:
     with record_time(run.folder, f"predict fold {fold}"):
         model = load_model(run.model, device=device, folds=[fold])
         refuse_stale(run, model.spec.folds, fold, key=training_key(run, fold))
-        forget(run, "predict", [case for case in run.cases if case.fold == fold])
-        cases = [case for case in run.usable_cases("prepare", "predict") if case.fold == fold]
-        cases = [case for case in cases if not _stands(run, model.spec, case)]
-        each = each_in_threads(1)  # the network itself uses every core
-        for case, error in each(lambda case: _predict_case(run, model, case), cases, "predict"):
-            if error is not None:
-                quarantine(run, "predict", case, error)
+        predict_held_out(
+            run,
+            fold,
+            lambda case: _predict_case(run, model, case),
+            stands=lambda case: _stands(run, model.spec, case),
+        )
 
 
 def predicted_cases(run: SegmentRun) -> list[Case]:
     """The cases whose raw prediction stands, made by weights that stand themselves."""
     spec = load_spec(run.model)
-    trained = cases_of_sound_folds(
-        run, spec.folds, training_key=lambda fold: training_key(run, fold)
+    return standing_cases(
+        run,
+        spec.folds,
+        training_key=lambda fold: training_key(run, fold),
+        stands=lambda case: _stands(run, spec, case),
     )
-    return [case for case in trained if _stands(run, spec, case)]
 
 
 def prediction_path(run: SegmentRun, case: Case) -> Path:
