@@ -7,7 +7,7 @@ refused, never mixed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,22 @@ def prepared_key(run: Run[Any], case: Case) -> str:
     """Of a scan's facts and of how the plan prepares it, for tasks that learn from patches."""
     plan = read_plan(run)
     return hash_values(facts_key(run, case), plan["spacing_mm"], plan["intensity"])
+
+
+def learned_from(run: Run[Any], fold: int) -> list[tuple[str, bool, str]]:
+    """The cases that training in a fold sees: id, whether held out, and how it was prepared.
+
+    With patience the held-out ones are among them: they decide when to stop.
+    """
+    cases = run.labelled_cases()
+    seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    return [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen]
+
+
+def learning_fields(run: Run[Any], *, but: Sequence[str]) -> dict[str, Any]:
+    """How a network learns, as the configuration says it, without what changes no weight."""
+    settings = run.config.train.model_dump(mode="json")
+    return {name: value for name, value in settings.items() if name not in but}
 
 
 def weights_key(path: Path | None) -> str | None:

@@ -2,15 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from pipeline.keys import prepared_key
-from pipeline.run import Run
+import torch
+from torch import nn
+
+from pipeline.device import describe_device, find_device
+from pipeline.files import read_json
+from pipeline.keys import prepared_key, read_plan
+from pipeline.progress import track_epochs
+from pipeline.provenance import record, record_time
+from pipeline.run import Run, describe_origin
 from volumetric.cases import Case
 from volumetric.errors import OutputError
 from volumetric.io.prepared import Prepared, open_prepared
-from volumetric.learning import Training
+from volumetric.learning import Lesson, Training, fit
+from volumetric.model import save_fold
+from volumetric.spec import AnySpec
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is learned in a fold.
+
+    Attributes:
+        spec: of the network.
+        start: makes it, with fresh weights from torch's global generator.
+        lesson: what it learns.
+    """
+
+    spec: AnySpec
+    start: Callable[[], nn.Module]
+    lesson: Lesson
+
+
+def learn_fold(
+    run: Run[Any],
+    fold: int,
+    make: Callable[[torch.device], Course],
+    *,
+    training_key: Callable[[], str],
+) -> None:
+    """Write folds/<fold>/{last.ckpt,history.csv} and model/fold_<fold>.safetensors.
+
+    Goes on from the last epoch where an earlier run with the same settings stopped.
+
+    Raises:
+        TrainingError: the loss is not finite any more.
+        DeviceError: the device is not there.
+    """
+    device = find_device(run.config.device)
+    with record_time(run.folder, f"train fold {fold}"):
+        record(run.folder, device=describe_device(device))
+        course, settings = make(device), training_settings(run)
+        torch.manual_seed(settings.seed)
+        network = course.start().to(device)
+        key = training_key()
+        rows = fit(network, course.lesson, settings=settings, folder=run.fold(fold), key=key)
+        track_epochs(rows, settings, fold=fold)
+        save_fold(run.model, fold, network, spec=course.spec, facts={"key": key})
+
+
+def describe_network(run: Run[Any]) -> dict[str, Any]:
+    """What the specs of all networks of patches say alike, by the plan and the fingerprint."""
+    plan = read_plan(run)
+    fingerprint = read_json(run.folder / "fingerprint.json")
+    return {
+        "kind": run.config.model.kind,
+        "n_channels": fingerprint["n_channels"],
+        "features": plan["features"],
+        "strides": [tuple(stride) for stride in plan["strides"]],
+        "kernels": [tuple(kernel) for kernel in plan["kernels"]],
+        "patch_size": tuple(plan["patch_size"]),
+        "spacing_mm": tuple(plan["spacing_mm"]),
+        "intensity": plan["intensity"],
+        "fingerprint": fingerprint,
+        "about": describe_origin(run),
+    }
 
 
 def training_settings(run: Run[Any]) -> Training:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.classification.augmentation import mirror_chances
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, read_plan, weights_key
+from pipeline.keys import facts_key, learning_fields, read_plan, weights_key
 from pipeline.run import LabelRun
 from volumetric.cases import Case
 from volumetric.spec import ClassifierSpec, ScanClassifierSpec
@@ -32,8 +32,7 @@ def prepared_key(run: LabelRun, case: Case) -> str:
 
 def training_key(run: LabelRun, fold: int) -> str:
     """Of the prepared cases outside the fold, the network, the settings and the code."""
-    settings = run.config.train.model_dump(mode="json")
-    settings = {name: value for name, value in settings.items() if name not in _UNLEARNED}
+    settings = learning_fields(run, but=_UNLEARNED)
     cases = run.labelled_cases()
     # With patience, the held-out cases decide when to stop.
     seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]

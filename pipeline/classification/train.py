@@ -16,6 +16,7 @@ from pipeline.classification.keys import prepared_key, training_key
 from pipeline.classification.medium import LabelSpec, find_medium
 from pipeline.classification.scan_config import ScanModelSection
 from pipeline.device import describe_device, find_device
+from pipeline.learning import training_settings
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import LabelRun
@@ -24,7 +25,7 @@ from volumetric.errors import ConfigError, ManifestError, OutputError
 from volumetric.folds import draw_share
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.labelled import LabelledCase, draw_chances, open_labelled
-from volumetric.learning import Lesson, Training, fit
+from volumetric.learning import Lesson, fit
 from volumetric.losses import Loss, classification_loss
 from volumetric.model import Model, save_fold
 from volumetric.models import SliceNetwork
@@ -51,9 +52,7 @@ def train(run: LabelRun, fold: int) -> None:
     with record_time(run.folder, f"train fold {fold}"):
         record(run.folder, device=describe_device(device))
         spec = find_medium(run).make_spec(run)
-        section = run.config.train.model_dump()
-        chosen = {name: section[name] for name in Training.__dataclass_fields__ if name in section}
-        settings = Training(**chosen, seed=run.config.seed)
+        settings = training_settings(run)
         torch.manual_seed(settings.seed)
         network = _start(run, spec).to(device)
         key = training_key(run, fold)

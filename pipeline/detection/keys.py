@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, prepared_key, read_plan
+from pipeline.keys import facts_key, learned_from, learning_fields, read_plan
 from pipeline.run import DetectRun
 from volumetric.cases import Case
 from volumetric.spec import DetectorSpec
@@ -19,17 +19,13 @@ _FINDING = ("boxes", "preprocess", "intensity", "interpolate", "inference", "io"
 def training_key(run: DetectRun, fold: int) -> str:
     """Of the prepared cases outside the fold, the network, the settings and the code."""
     plan = read_plan(run)
-    settings = run.config.train.model_dump(mode="json")
-    settings = {name: value for name, value in settings.items() if name not in _UNLEARNED}
-    cases = run.labelled_cases()
-    # With patience, the held-out cases decide when to stop.
-    seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    settings = learning_fields(run, but=_UNLEARNED)
     choosing: list[object] = []
     if run.config.train.patience:  # what is found on held-out patches says when to stop
         choosing = [run.config.predict.model_dump(mode="json"), hash_code("inference", "metrics")]
     return hash_values(
         choosing,
-        [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
+        learned_from(run, fold),
         [
             run.config.model.kind,
             run.config.model.head_features,

@@ -11,22 +11,17 @@ import torch
 from torch import nn
 
 from pipeline.detection.keys import training_key
-from pipeline.device import describe_device, find_device
-from pipeline.files import read_json
 from pipeline.keys import read_plan
-from pipeline.learning import open_cases, training_settings
-from pipeline.progress import track_epochs
-from pipeline.provenance import record, record_time
-from pipeline.run import DetectRun, describe_origin
+from pipeline.learning import Course, describe_network, learn_fold, open_cases
+from pipeline.run import DetectRun
 from volumetric.augment import Augmentation
 from volumetric.boxes import Objects, suppress_boxes
 from volumetric.detection_loss import detection_loss
 from volumetric.errors import ManifestError
 from volumetric.inference.detect import read_cells
 from volumetric.io.prepared import Prepared
-from volumetric.learning import Lesson, fit
+from volumetric.learning import Lesson
 from volumetric.metrics.detection import OVERLAPS, average_precision
-from volumetric.model import save_fold
 from volumetric.networks import build_network
 from volumetric.objects import augment_objects, draw_objects, open_objects
 from volumetric.spec import DetectorSpec
@@ -45,46 +40,32 @@ def train(run: DetectRun, fold: int) -> None:
         DeviceError: the device is not there.
         OutputError: a case has not been prepared for the present plan.
     """
-    device = find_device(run.config.device)
-    with record_time(run.folder, f"train fold {fold}"):
-        record(run.folder, device=describe_device(device))
+
+    def make(device: torch.device) -> Course:
         spec = _spec(run)
         learned, held_out = _split(run, fold)
-        settings = training_settings(run)
-        torch.manual_seed(settings.seed)
-        network = build_network(spec).to(device)
-        key = training_key(run, fold)
-        loss = partial(detection_loss, hard_negatives=run.config.train.hard_negatives)
         lesson = Lesson(
-            _drawing(run, spec, learned, device), loss, _validation(run, spec, held_out, device)
+            _drawing(run, spec, learned, device),
+            partial(detection_loss, hard_negatives=run.config.train.hard_negatives),
+            _validation(run, spec, held_out, device),
         )
-        rows = fit(network, lesson, settings=settings, folder=run.fold(fold), key=key)
-        track_epochs(rows, settings, fold=fold)
-        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+        return Course(spec, lambda: build_network(spec), lesson)
+
+    learn_fold(run, fold, make, training_key=lambda: training_key(run, fold))
 
 
 def _spec(run: DetectRun) -> DetectorSpec:
     plan, section = read_plan(run), run.config.predict
-    fingerprint = read_json(run.folder / "fingerprint.json")
     return DetectorSpec(
-        kind=run.config.model.kind,
-        n_channels=fingerprint["n_channels"],
+        **describe_network(run),
         classes=list(run.data_set.classes.values()),
-        features=plan["features"],
-        strides=[tuple(stride) for stride in plan["strides"]],
-        kernels=[tuple(kernel) for kernel in plan["kernels"]],
         n_levels=plan["n_levels"],
         width=run.config.model.head_features,
-        patch_size=tuple(plan["patch_size"]),
-        spacing_mm=tuple(plan["spacing_mm"]),
-        intensity=plan["intensity"],
         box_size=plan.get("box_size"),
         overlap=section.overlap,
         suppress=section.suppress,
         least_score=section.least_score,
         mirror_axes=section.mirror_axes,
-        fingerprint=fingerprint,
-        about=describe_origin(run),
     )
 
 

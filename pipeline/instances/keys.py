@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, prepared_key, read_plan
+from pipeline.keys import facts_key, learned_from, learning_fields, read_plan
 from pipeline.run import InstancesRun
 from volumetric.cases import Case
 from volumetric.spec import ModelSpec
@@ -22,11 +22,7 @@ _SPLITTING = (
 def training_key(run: InstancesRun, fold: int) -> str:
     """Of the prepared cases outside the fold, the network, the settings and the code."""
     plan = read_plan(run)
-    settings = run.config.train.model_dump(mode="json")
-    settings = {name: value for name, value in settings.items() if name not in _UNLEARNED}
-    cases = run.labelled_cases()
-    # With patience, the held-out cases decide when to stop.
-    seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    settings = learning_fields(run, but=_UNLEARNED)
     network = [plan[name] for name in ("patch_size", "features", "strides", "kernels")]
     choosing: list[object] = []
     if run.config.train.patience:  # how held-out patches are split says when to stop
@@ -34,7 +30,7 @@ def training_key(run: InstancesRun, fold: int) -> str:
         choosing = [how, hash_code("instances", "metrics")]
     return hash_values(
         choosing,
-        [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
+        learned_from(run, fold),
         [run.config.model.kind, network, plan["batch_size"], settings, run.config.seed],
         hash_code(*_LEARNING),
     )

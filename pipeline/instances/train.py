@@ -10,23 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.device import describe_device, find_device
-from pipeline.files import read_json
 from pipeline.instances.keys import training_key
 from pipeline.keys import read_plan
-from pipeline.learning import open_cases, training_settings
-from pipeline.progress import track_epochs
-from pipeline.provenance import record, record_time
-from pipeline.run import InstancesRun, describe_origin
+from pipeline.learning import Course, describe_network, learn_fold, open_cases
+from pipeline.run import InstancesRun
 from volumetric.augment import Augmentation, augment
 from volumetric.dataset import draw_batch, open_sources
 from volumetric.errors import ManifestError
 from volumetric.folds import draw_share
 from volumetric.io.prepared import Prepared
-from volumetric.learning import Lesson, fit
+from volumetric.learning import Lesson
 from volumetric.metrics.instances import match_instances, score_instances
 from volumetric.metrics.resampling import Resampling
-from volumetric.model import save_fold
 from volumetric.networks import build_network
 from volumetric.spec import ModelSpec
 from volumetric.splitting import group_voxels, splitting_loss
@@ -45,44 +40,29 @@ def train(run: InstancesRun, fold: int) -> None:
         DeviceError: the device is not there.
         OutputError: a case has not been prepared for the present plan.
     """
-    device = find_device(run.config.device)
-    with record_time(run.folder, f"train fold {fold}"):
-        record(run.folder, device=describe_device(device))
+
+    def make(device: torch.device) -> Course:
         spec = _spec(run)
         learned, held_out = _split(run, fold)
-        settings = training_settings(run)
-        torch.manual_seed(settings.seed)
-        network = build_network(spec).to(device)
-        key = training_key(run, fold)
         lesson = Lesson(
             _drawing(run, spec, learned, device),
             partial(splitting_loss, spacing=spec.spacing_mm),
             _validation(run, spec, held_out, device),
         )
-        rows = fit(network, lesson, settings=settings, folder=run.fold(fold), key=key)
-        track_epochs(rows, settings, fold=fold)
-        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+        return Course(spec, lambda: build_network(spec), lesson)
+
+    learn_fold(run, fold, make, training_key=lambda: training_key(run, fold))
 
 
 def _spec(run: InstancesRun) -> ModelSpec:
     plan = read_plan(run)
-    fingerprint = read_json(run.folder / "fingerprint.json")
     return ModelSpec(
-        kind=run.config.model.kind,
-        n_channels=fingerprint["n_channels"],
+        **describe_network(run),
         classes=run.data_set.classes,
-        features=plan["features"],
-        strides=[tuple(stride) for stride in plan["strides"]],
-        kernels=[tuple(kernel) for kernel in plan["kernels"]],
-        patch_size=tuple(plan["patch_size"]),
-        spacing_mm=tuple(plan["spacing_mm"]),
-        intensity=plan["intensity"],
         overlap=run.config.predict.overlap,
         splits=True,
         apart_mm=plan["apart_mm"],
         least_voxels=plan["least_voxels"],
-        fingerprint=fingerprint,
-        about=describe_origin(run),
     )
 
 

@@ -9,21 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.device import describe_device, find_device
-from pipeline.files import read_json
 from pipeline.keys import read_plan
-from pipeline.learning import open_cases, training_settings
+from pipeline.learning import Course, describe_network, learn_fold, open_cases
 from pipeline.pretraining.keys import training_key
-from pipeline.progress import track_epochs
-from pipeline.provenance import record, record_time
-from pipeline.run import PretrainRun, describe_origin
+from pipeline.run import PretrainRun
 from volumetric.augment import Augmentation, augment_images
 from volumetric.dataset import draw_images
 from volumetric.errors import ManifestError
 from volumetric.io.prepared import Prepared
-from volumetric.learning import Lesson, fit
+from volumetric.learning import Lesson
 from volumetric.masking import Hidden, explained, hide_blocks, hiding_loss
-from volumetric.model import save_fold
 from volumetric.networks import build_network
 from volumetric.spec import PretrainedSpec
 
@@ -41,10 +36,9 @@ def train(run: PretrainRun, fold: int) -> None:
         DeviceError: the device is not there.
         OutputError: a case has not been prepared for the present plan.
     """
-    device = find_device(run.config.device)
-    with record_time(run.folder, f"train fold {fold}"):
-        record(run.folder, device=describe_device(device))
-        spec = _spec(run)
+
+    def make(device: torch.device) -> Course:
+        spec = PretrainedSpec(**describe_network(run))
         cases = run.labelled_cases()
         learned = open_cases(run, [case for case in cases if case.fold != fold])
         if not learned:
@@ -55,56 +49,35 @@ def train(run: PretrainRun, fold: int) -> None:
                 path=run.manifest,
             )
         held_out = open_cases(run, [case for case in cases if case.fold == fold])
-        settings = training_settings(run)
-        torch.manual_seed(settings.seed)
-        network = build_network(spec).to(device)
-        key = training_key(run, fold)
         lesson = Lesson(
             _drawing(run, spec, learned, device),
             hiding_loss,
             _validation(run, spec, held_out, device),
         )
-        rows = fit(network, lesson, settings=settings, folder=run.fold(fold), key=key)
-        track_epochs(rows, settings, fold=fold)
-        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+        return Course(spec, lambda: build_network(spec), lesson)
+
+    learn_fold(run, fold, make, training_key=lambda: training_key(run, fold))
 
 
 def hide_cases(
     run: PretrainRun, spec: PretrainedSpec, cases: Sequence[Prepared], device: torch.device
 ) -> list[tuple[torch.Tensor, Hidden]]:
     """A patch of each case with parts hidden, always the same ones."""
-    section = run.config.train
     rng = np.random.default_rng([run.config.seed, _ELSEWHERE])
     generator = torch.Generator(device).manual_seed(_ELSEWHERE)
     patches = []
     for case in cases:
         images = draw_images([case], {}, rng, patch_size=spec.patch_size, batch_size=1)
-        patches.append(
-            hide_blocks(
-                images.to(device),
-                generator,
-                share=section.hidden,
-                block=section.block,
-                spacing=spec.spacing_mm,
-            )
-        )
+        patches.append(_hide(run, spec, images.to(device), generator))
     return patches
 
 
-def _spec(run: PretrainRun) -> PretrainedSpec:
-    plan = read_plan(run)
-    fingerprint = read_json(run.folder / "fingerprint.json")
-    return PretrainedSpec(
-        kind=run.config.model.kind,
-        n_channels=fingerprint["n_channels"],
-        features=plan["features"],
-        strides=[tuple(stride) for stride in plan["strides"]],
-        kernels=[tuple(kernel) for kernel in plan["kernels"]],
-        patch_size=tuple(plan["patch_size"]),
-        spacing_mm=tuple(plan["spacing_mm"]),
-        intensity=plan["intensity"],
-        fingerprint=fingerprint,
-        about=describe_origin(run),
+def _hide(
+    run: PretrainRun, spec: PretrainedSpec, images: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, Hidden]:
+    section = run.config.train
+    return hide_blocks(
+        images, generator, share=section.hidden, block=section.block, spacing=spec.spacing_mm
     )
 
 
@@ -125,13 +98,7 @@ def _drawing(
             cases, held, rng, patch_size=spec.patch_size, batch_size=batch_size
         ).to(device)
         images = augment_images(images, generator, settings=augmentation, spacing=spec.spacing_mm)
-        return hide_blocks(
-            images,
-            generator,
-            share=section.hidden,
-            block=section.block,
-            spacing=spec.spacing_mm,
-        )
+        return _hide(run, spec, images, generator)
 
     return draw
 

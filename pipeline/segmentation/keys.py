@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, prepared_key, read_plan, weights_key
+from pipeline.keys import facts_key, learned_from, learning_fields, read_plan, weights_key
 from pipeline.run import SegmentRun
 from volumetric.cases import Case
 from volumetric.model import load_pretrained_spec, pretrained_fold
@@ -39,11 +39,7 @@ def _start_key(run: SegmentRun, fold: int) -> str | None:
 def training_key(run: SegmentRun, fold: int) -> str:
     """Of the prepared cases outside the fold, the network, the settings and the code."""
     plan = read_plan(run)
-    settings = run.config.train.model_dump(mode="json")
-    settings = {name: value for name, value in settings.items() if name not in _UNLEARNED}
-    cases = run.labelled_cases()
-    # With patience, the held-out cases decide when to stop.
-    seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
+    settings = learning_fields(run, but=_UNLEARNED)
     model = run.config.model
     network = [plan[name] for name in ("patch_size", "features", "strides", "kernels")]
     network += [
@@ -53,7 +49,7 @@ def training_key(run: SegmentRun, fold: int) -> str:
         _start_key(run, fold),
     ]
     return hash_values(
-        [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
+        learned_from(run, fold),
         [model.kind, run.data_set.classes, network, plan["batch_size"]],
         [settings, run.config.seed],
         hash_code(*_LEARNING),

@@ -6,25 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pipeline.preparation import SET, Choices, choose_scheme, describe_choices
+from pipeline.planning import FLAT, HALVED, fit_network, plan_batch, plan_preparation
+from pipeline.preparation import SET, Choices, describe_choices
 from pipeline.run import SegmentRun
 from volumetric.errors import ConfigError
 from volumetric.model import load_pretrained_spec
-from volumetric.network_plan import NetworkPlan, NetworkWish, plan_network
-from volumetric.plan import choose_batch, choose_spacing
+from volumetric.network_plan import NetworkWish
 from volumetric.spec import PretrainedSpec
 
-_HALVED = "axes are halved while they keep at least 4 voxels, the finest spacing first"
 _WHY_STRIDES = {
-    "unet": _HALVED,
-    "residual_unet": _HALVED,
-    "attention_unet": _HALVED,
+    "unet": HALVED,
+    "residual_unet": HALVED,
+    "attention_unet": HALVED,
     "segresnet": "all axes are halved while the longest keeps over 4 voxels and the width allows",
 }
-_FLAT = "3 where the spacing is within twice the finest, else 1"
-_WHY_KERNELS = {"unet": _FLAT, "residual_unet": _FLAT}
+_WHY_KERNELS = {"unet": FLAT, "residual_unet": FLAT}
 
 
 def make_plan(run: SegmentRun, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -36,7 +32,7 @@ def make_plan(run: SegmentRun, fingerprint: Mapping[str, Any]) -> dict[str, dict
         ConfigError: a patch size that the network cannot take, or weights of another one.
         UnreadableFileError: no such weights.
     """
-    choices = _preparation(run, fingerprint)
+    choices = plan_preparation(run, fingerprint)
     choices |= _network(run, fingerprint, choices["spacing_mm"][0])
     if (folder := run.config.model.pretrained) is not None:
         choices |= _as_pretrained(run, folder, fingerprint)
@@ -61,15 +57,8 @@ def _as_pretrained(run: SegmentRun, folder: Path, fingerprint: Mapping[str, Any]
     _refuse_otherwise(run, spec, folder)
     names = ("spacing_mm", "intensity", "patch_size", "features", "strides", "kernels")
     choices = {name: (getattr(spec, name), f"of the weights in {folder.name}") for name in names}
-    if run.config.train.batch_size is None:
-        scale = np.array(fingerprint["spacing_mm"]["median"]) / spec.spacing_mm
-        batch = choose_batch(
-            spec.patch_size,
-            budget_voxels=run.config.model.budget_voxels,
-            total_voxels=int(fingerprint["voxels"] * scale.prod()),
-        )
-        choices["batch_size"] = batch, "what the budget holds of the weights' patches"
-    return choices
+    batch = plan_batch(run, fingerprint, spec.spacing_mm, spec.patch_size)
+    return {**choices, "batch_size": batch}
 
 
 def _refuse_otherwise(run: SegmentRun, spec: PretrainedSpec, folder: Path) -> None:
@@ -90,32 +79,16 @@ def _refuse_otherwise(run: SegmentRun, spec: PretrainedSpec, folder: Path) -> No
             )
 
 
-def _preparation(run: SegmentRun, fingerprint: Mapping[str, Any]) -> Choices:
-    wanted = run.config.prepare
-    spacing = choose_spacing(fingerprint)
-    if wanted.spacing_mm is not None:
-        spacing = wanted.spacing_mm, SET
-    intensity = choose_scheme(fingerprint, wanted.intensity)
-    return {"spacing_mm": spacing, "intensity": intensity}
-
-
 def _network(
     run: SegmentRun, fingerprint: Mapping[str, Any], spacing: tuple[float, float, float]
 ) -> Choices:
-    model, batch = run.config.model, run.config.train.batch_size
-    scale = np.array(fingerprint["spacing_mm"]["median"]) / spacing
-    shape = [round(float(n)) for n in np.array(fingerprint["shape"]["median"]) * scale]
-    network, why_patch = _fit(run, shape, spacing)
-    total = int(fingerprint["voxels"] * scale.prod())
-    why_batch = "what the budget holds, at most 5 % of the data set's voxels, at least 2"
+    model = run.config.model
+    base, largest = model.widths
+    wish = NetworkWish(model.kind, base, largest, model.max_stages, model.slice_axis)
+    network, why_patch = fit_network(run, fingerprint, spacing, wish=wish)
     choices = {
         "patch_size": (network.patch_size, why_patch),
-        "batch_size": (batch, SET)
-        if batch
-        else (
-            choose_batch(network.patch_size, budget_voxels=model.budget_voxels, total_voxels=total),
-            why_batch,
-        ),
+        "batch_size": plan_batch(run, fingerprint, spacing, network.patch_size),
         "features": (network.features, _why_features(run)),
         "strides": (network.strides, _WHY_STRIDES.get(model.kind, "the network's own")),
         "kernels": (network.kernels, _WHY_KERNELS.get(model.kind, "the network's own")),
@@ -134,28 +107,3 @@ def _why_features(run: SegmentRun) -> str:
     if run.config.model.kind == "unetr":
         return "of the decoder's finest stage, and of the transformer"
     return f"doubled from {base} a stage, at most {largest}"
-
-
-def _fit(
-    run: SegmentRun, shape: list[int], spacing: tuple[float, float, float]
-) -> tuple[NetworkPlan, str]:
-    """The network for the patch that is set, or for one chosen, and why that patch."""
-    model = run.config.model
-    base, largest = model.widths
-    wish = NetworkWish(model.kind, base, largest, model.max_stages, model.slice_axis)
-    if model.patch_size is None:
-        network = plan_network(wish, shape, spacing, budget_voxels=model.budget_voxels)
-        return network, (
-            f"median shape {shape} at that spacing, within a budget of {model.budget_voxels:,} "
-            f"voxels; {model.kind} takes {network.needs}"
-        )
-    network = plan_network(wish, model.patch_size, spacing)
-    if network.patch_size != model.patch_size:
-        raise ConfigError(
-            "bad-patch-size",
-            f"model.patch_size {list(model.patch_size)} is nothing that {model.kind} takes: "
-            f"{network.needs}",
-            f"Use {list(network.patch_size)}, another that fits, or leave it out",
-            path=run.folder / "config.yaml",
-        )
-    return network, SET

@@ -9,22 +9,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.device import describe_device, find_device
-from pipeline.files import read_json
-from pipeline.learning import open_cases, training_settings
-from pipeline.progress import track_epochs
-from pipeline.provenance import record, record_time
-from pipeline.run import SegmentRun, describe_origin
+from pipeline.keys import read_plan
+from pipeline.learning import Course, describe_network, learn_fold, open_cases
+from pipeline.run import SegmentRun
 from pipeline.segmentation.keys import source_fold, training_key
 from volumetric.augment import Augmentation, augment
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
 from volumetric.errors import ManifestError
 from volumetric.folds import draw_share
 from volumetric.io.prepared import Prepared
-from volumetric.learning import Lesson, fit
+from volumetric.learning import Lesson
 from volumetric.losses import deep_supervision
 from volumetric.metrics.segmentation import dice_of_label
-from volumetric.model import load_pretrained_spec, save_fold, start_from
+from volumetric.model import load_pretrained_spec, start_from
 from volumetric.networks import build_network
 from volumetric.spec import ModelSpec
 
@@ -41,28 +38,18 @@ def train(run: SegmentRun, fold: int) -> None:
         OutputError: a case has not been prepared for the present plan.
         ConfigError, DownloadError, UnreadableFileError, UnsupportedError: no such weights.
     """
-    device = find_device(run.config.device)
-    with record_time(run.folder, f"train fold {fold}"):
-        record(run.folder, device=describe_device(device))
+
+    def make(device: torch.device) -> Course:
         spec = _spec(run)
         learned, held_out = _split(run, fold)
-        settings = training_settings(run)
-        torch.manual_seed(settings.seed)
-        network = _network(run, spec, fold).to(device)
-        key = training_key(run, fold)
-        rows = fit(
-            network,
-            Lesson(
-                _drawing(run, spec, learned, device),
-                deep_supervision,
-                _validation(run, spec, held_out, device),
-            ),
-            settings=settings,
-            folder=run.fold(fold),
-            key=key,
+        lesson = Lesson(
+            _drawing(run, spec, learned, device),
+            deep_supervision,
+            _validation(run, spec, held_out, device),
         )
-        track_epochs(rows, settings, fold=fold)
-        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+        return Course(spec, lambda: _network(run, spec, fold), lesson)
+
+    learn_fold(run, fold, make, training_key=lambda: training_key(run, fold))
 
 
 def _network(run: SegmentRun, spec: ModelSpec, fold: int) -> nn.Module:
@@ -76,24 +63,13 @@ def _network(run: SegmentRun, spec: ModelSpec, fold: int) -> nn.Module:
 
 
 def _spec(run: SegmentRun) -> ModelSpec:
-    plan = read_json(run.folder / "plan.json")["values"]
-    fingerprint = read_json(run.folder / "fingerprint.json")
     return ModelSpec(
-        kind=run.config.model.kind,
-        n_channels=fingerprint["n_channels"],
+        **describe_network(run),
         classes=run.data_set.classes,
-        features=plan["features"],
-        strides=[tuple(stride) for stride in plan["strides"]],
-        kernels=[tuple(kernel) for kernel in plan["kernels"]],
-        patch_size=tuple(plan["patch_size"]),
-        spacing_mm=tuple(plan["spacing_mm"]),
-        intensity=plan["intensity"],
         backbone=run.config.model.encoder,
-        slice_axis=plan.get("slice_axis", 0),
+        slice_axis=read_plan(run).get("slice_axis", 0),
         overlap=run.config.predict.overlap,
         mirror_axes=run.config.predict.mirror_axes,
-        fingerprint=fingerprint,
-        about=describe_origin(run),
     )
 
 
@@ -118,7 +94,7 @@ def _drawing(
     """What `fit` calls for the next batch."""
     section = run.config.train
     sources = open_sources(cases, device=device, budget_bytes=int(section.cache_gb * 1e9))
-    batch_size = read_json(run.folder / "plan.json")["values"]["batch_size"]
+    batch_size = read_plan(run)["batch_size"]
     augmentation = Augmentation(**section.augment.model_dump())
 
     def draw(rng: np.random.Generator, generator: torch.Generator) -> Any:
