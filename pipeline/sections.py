@@ -70,6 +70,18 @@ class LearningSection(Section):
         }
         return " and ".join(name for name, is_chosen in chosen.items() if is_chosen)
 
+    def refuse_transferring(self, task: str) -> None:
+        """Refuse choices that only weights learnt elsewhere give a meaning.
+
+        Raises:
+            ValueError: there are some; names them, and the task that starts from none.
+        """
+        if self.transferring:
+            raise ValueError(
+                f"{self.transferring} can only be chosen with weights learnt elsewhere, and "
+                f"{task} starts from none"
+            )
+
 
 class IntervalSection(Section):
     """How intervals are made."""

@@ -65,12 +65,8 @@ def _detection() -> Stages:
     from pipeline.detection.predict import predict
     from pipeline.detection.prepare import prepare
     from pipeline.detection.train import train
-    from pipeline.report.detection import write_detection_report
 
-    def report(run: Run[Any]) -> Path:
-        return write_detection_report(run.folder, run.usable_cases(), classes=run.data_set.classes)
-
-    return Stages(prepare, train, predict, _nothing, evaluate, report)
+    return Stages(prepare, train, predict, _nothing, evaluate, _report_objects)
 
 
 def _instances() -> Stages:
@@ -78,12 +74,14 @@ def _instances() -> Stages:
     from pipeline.instances.evaluate import evaluate
     from pipeline.instances.predict import predict
     from pipeline.instances.train import train
+
+    return Stages(prepare, train, predict, _nothing, evaluate, _report_objects)
+
+
+def _report_objects(run: Run[Any]) -> Path:
     from pipeline.report.detection import write_detection_report
 
-    def report(run: Run[Any]) -> Path:
-        return write_detection_report(run.folder, run.usable_cases(), classes=run.data_set.classes)
-
-    return Stages(prepare, train, predict, _nothing, evaluate, report)
+    return write_detection_report(run.folder, run.usable_cases(), classes=run.data_set.classes)
 
 
 def _pretraining() -> Stages:

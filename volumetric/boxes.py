@@ -100,6 +100,12 @@ def move_boxes(boxes: Boxes, mapping: NDArray[np.floating[Any]]) -> Boxes:
     return np.concatenate([middle - reach, middle + reach], axis=1)
 
 
+def clip_boxes(boxes: Boxes, shape: tuple[int, int, int]) -> Boxes:
+    """Boxes (n, 6) in voxels, cut off at the border of a volume."""
+    end = np.array(shape) - 0.5
+    return np.concatenate([boxes[:, :3].clip(-0.5, end), boxes[:, 3:].clip(-0.5, end)], axis=1)
+
+
 def overlap_boxes(first: Boxes, second: Boxes) -> NDArray[np.float64]:
     """Intersection over union of each pair (n, m) of boxes (n, 2 * axes) and (m, 2 * axes)."""
     ones, others = torch.from_numpy(first), torch.from_numpy(second)

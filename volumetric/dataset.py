@@ -49,6 +49,16 @@ def open_sources(
     ]
 
 
+def hold_images(
+    cases: Sequence[Prepared], *, device: torch.device, budget_bytes: int
+) -> dict[Path, torch.Tensor]:
+    """The images of cases on the device, by path: all if they stay within the budget, or none."""
+    n_bytes = sum(4 * case.n_channels * int(np.prod(case.shape)) for case in cases)
+    if n_bytes > budget_bytes:
+        return {}
+    return {case.path: case.read_image().to(device) for case in cases}
+
+
 def draw_images(
     cases: Sequence[Prepared],
     held: Mapping[Path, torch.Tensor],

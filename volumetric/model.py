@@ -131,32 +131,28 @@ def load_model(
         UnreadableFileError: missing, damaged, changed since export, or of another format.
         ConfigError: a fold it does not have, or a model that does something else.
     """
-    spec = load_spec(Path(folder))
-    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+    return _load(ModelSpec, Path(folder), device=device, folds=folds)
 
 
 def load_classifier(
     folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
 ) -> Model[ClassifierSpec]:
     """The model in a folder, ready to label clips; as `load_model`."""
-    spec = load_classifier_spec(Path(folder))
-    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+    return _load(ClassifierSpec, Path(folder), device=device, folds=folds)
 
 
 def load_scan_classifier(
     folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
 ) -> Model[ScanClassifierSpec]:
     """The model in a folder, ready to label scans; as `load_model`."""
-    spec = _of_task(load_any_spec(Path(folder)), ScanClassifierSpec, Path(folder))
-    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+    return _load(ScanClassifierSpec, Path(folder), device=device, folds=folds)
 
 
 def load_detector(
     folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
 ) -> Model[DetectorSpec]:
     """The model in a folder, ready to find objects; as `load_model`."""
-    spec = load_detector_spec(Path(folder))
-    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+    return _load(DetectorSpec, Path(folder), device=device, folds=folds)
 
 
 def load_detector_spec(folder: Path) -> DetectorSpec:
@@ -173,8 +169,7 @@ def load_pretrained(
     folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
 ) -> Model[PretrainedSpec]:
     """The model in a folder, which learned without labels; as `load_model`."""
-    spec = load_pretrained_spec(Path(folder))
-    return Model(spec, _load_networks(spec, Path(folder), device=device, folds=folds))
+    return _load(PretrainedSpec, Path(folder), device=device, folds=folds)
 
 
 def pretrained_fold(spec: PretrainedSpec, folder: Path, *, fold: int | None) -> str:
@@ -251,6 +246,13 @@ def load_any_spec(folder: Path) -> AnySpec:
             f"Name {folder / 'model'}" if (folder / "model").exists() else "Name a run's `model`",
             path=path,
         ) from error
+
+
+def _load(
+    kind: type[_Spec], folder: Path, *, device: str | torch.device, folds: Sequence[int] | None
+) -> Model[_Spec]:
+    spec = _of_task(load_any_spec(folder), kind, folder)
+    return Model(spec, _load_networks(spec, folder, device=device, folds=folds))
 
 
 def _of_task(spec: AnySpec, wanted: type[_Spec], folder: Path) -> _Spec:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from volumetric.augment import Augmentation, augment_boxes
 from volumetric.boxes import Objects
 from volumetric.cases import Case
-from volumetric.dataset import Triple, place_patch, read_box
+from volumetric.dataset import Triple, hold_images, place_patch, read_box
 from volumetric.detection_loss import Target
 from volumetric.instances import number_components
 from volumetric.io.boxes import read_boxes
@@ -84,14 +84,8 @@ def open_objects(
     cases: Sequence[Prepared], *, device: torch.device, budget_bytes: int
 ) -> list[ObjectSource]:
     """Sources for `draw_objects`: all held on the device if their sum stays within the budget."""
-    n_bytes = sum(4 * case.n_channels * int(np.prod(case.shape)) for case in cases)
-    held = n_bytes <= budget_bytes
-    return [
-        ObjectSource(
-            case, stored_objects(case.facts), case.read_image().to(device) if held else None
-        )
-        for case in cases
-    ]
+    held = hold_images(cases, device=device, budget_bytes=budget_bytes)
+    return [ObjectSource(case, stored_objects(case.facts), held.get(case.path)) for case in cases]
 
 
 def stored_objects(facts: Mapping[str, Any]) -> Objects:

@@ -92,9 +92,5 @@ class DetectConfig(CommonConfig):
 
     @model_validator(mode="after")
     def _can_learn(self) -> DetectConfig:
-        if self.train.transferring:
-            raise ValueError(
-                f"{self.train.transferring} can only be chosen with weights learnt elsewhere, and "
-                "detection starts from none"
-            )
+        self.train.refuse_transferring("detection")
         return self

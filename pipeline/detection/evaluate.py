@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.detection.found import read_objects
+from pipeline.detection.judged import cases_to_judge, sum_up_case, tell_object, write_results
 from pipeline.detection.predict import predicted_cases, prediction_path
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json
 from pipeline.provenance import record_time
-from pipeline.results import note_few_subjects
-from pipeline.run import DetectRun, ObjectsRun
-from volumetric.boxes import Objects, move_boxes, overlap_boxes
+from pipeline.run import DetectRun
+from volumetric.boxes import Objects, overlap_boxes
 from volumetric.cases import Case
-from volumetric.errors import OutputError
 from volumetric.metrics.detection import (
     OVERLAPS,
     SURE,
@@ -39,45 +37,26 @@ def evaluate(run: DetectRun) -> None:
         OutputError: nothing has been predicted.
     """
     with record_time(run.folder, "evaluate"):
-        usable = {case.id for case in run.usable_cases()}
-        cases = [case for case in predicted_cases(run) if case.id in usable]
-        if not cases:
-            raise OutputError(
-                "stage-missing",
-                "holds no prediction",
-                "Run `volumetric predict` first",
-                path=run.predictions,
-            )
+        cases = cases_to_judge(run, predicted_cases(run))
         classes = list(run.data_set.classes.values())
         known = [case for case in cases if run.has_truth(case)]
-        facts = {case.id: read_json(run.facts(case)) for case in known}
+        facts = [read_json(run.facts(case)) for case in known]
         found = [read_objects(prediction_path(run, case), classes=classes) for case in known]
-        truth = [stored_objects(facts[case.id]) for case in known]
-        judged = [
-            judge_case(own, true, facts[case.id], classes=classes)
-            for case, own, true in zip(known, found, truth, strict=True)
+        truth = [stored_objects(one) for one in facts]
+        told = [
+            {
+                "prediction": read_json(prediction_path(run, case))["key"],
+                **judge_case(own, true, one, classes=classes),
+            }
+            for case, own, true, one in zip(known, found, truth, facts, strict=True)
         ]
-        results = {
-            "task": "detect",
-            "n_cases": len(known),
-            "n_unlabelled": len(cases) - len(known),
-            "confidence": run.config.evaluate.confidence,
-            **_cohort(run, known, found, truth),
-            "notes": note_few_subjects([case.subject for case in known]) if known else [],
-            "cases": [
-                {
-                    "id": case.id,
-                    "subject": case.subject,
-                    "fold": case.fold,
-                    "prediction": read_json(prediction_path(run, case))["key"],
-                    **one,
-                }
-                for case, one in zip(known, judged, strict=True)
-            ],
-            "provenance": read_json(run.folder / "provenance.json"),
-        }
-        write_json(run.folder / "results.json", results)
-        write_objects(run, known, judged)
+        write_results(
+            run,
+            known,
+            told,
+            n_unlabelled=len(cases) - len(known),
+            cohort=_cohort(run, known, found, truth),
+        )
 
 
 def judge_case(
@@ -88,6 +67,7 @@ def judge_case(
     An object is found by the box it is matched with (at an overlap of .1) if that is as sure as .5;
     a box as sure as that which is matched with none is false.
     """
+    affine = np.array(facts["affine"])
     objects: list[dict[str, Any]] = []
     for number, name in enumerate(classes):
         own, rows = found.of_class(number), np.flatnonzero(truth.labels == number)
@@ -96,51 +76,24 @@ def judge_case(
         box_of = {int(object_): int(box) for box, object_ in zip(order, given, strict=True)}
         for object_, row in enumerate(rows):
             box = box_of.get(object_)
-            score = None if box is None else round(float(scores[box]), 6)
-            objects.append(
-                {
-                    "kind": "found" if score is not None and score >= SURE else "missed",
-                    "class": name,
-                    "score": score,
-                    "overlap": None if box is None else round(float(overlaps[box, object_]), 4),
-                    "size_mm": np.round(_size_mm(truth.boxes[row], facts), 3).tolist(),
-                    "box_mm": np.round(_in_world(truth.boxes[row], facts), 3).tolist(),
-                    "box_voxels": np.round(truth.boxes[row], 4).tolist(),
-                    "found_voxels": None if box is None else np.round(own.boxes[box], 4).tolist(),
-                }
+            if box is None:
+                objects.append(tell_object(("missed", name), truth.boxes[row], affine))
+                continue
+            one = tell_object(
+                ("found" if round(float(scores[box]), 6) >= SURE else "missed", name),
+                truth.boxes[row],
+                affine,
+                score=scores[box],
+                overlap=overlaps[box, object_],
+                found=own.boxes[box],
             )
+            objects.append(one)
         objects += [
-            {
-                "kind": "false",
-                "class": name,
-                "score": round(float(scores[box]), 6),
-                "overlap": None,
-                "size_mm": np.round(_size_mm(own.boxes[box], facts), 3).tolist(),
-                "box_mm": np.round(_in_world(own.boxes[box], facts), 3).tolist(),
-                "box_voxels": np.round(own.boxes[box], 4).tolist(),
-            }
+            tell_object(("false", name), own.boxes[box], affine, score=scores[box])
             for box, object_ in zip(order, given, strict=True)
             if object_ < 0 and scores[box] >= SURE
         ]
-    counts = {
-        f"n_{kind}": sum(one["kind"] == kind for one in objects)
-        for kind in ("found", "missed", "false")
-    }
-    mistakes = float(counts["n_missed"] + counts["n_false"])
-    return {
-        "n_objects": len(truth.boxes),
-        **counts,
-        "scores": {"mistakes": {"all": mistakes}},
-        "objects": objects,
-    }
-
-
-def _size_mm(box: Any, facts: Mapping[str, Any]) -> Any:
-    return (box[3:] - box[:3]) * np.linalg.norm(np.array(facts["affine"])[:3, :3], axis=0)
-
-
-def _in_world(box: Any, facts: Mapping[str, Any]) -> Any:
-    return move_boxes(box[None], np.array(facts["affine"]))[0]
+    return sum_up_case(objects, len(truth.boxes))
 
 
 def _cohort(
@@ -182,21 +135,3 @@ def _thin(x: Any, y: Any) -> list[list[float]]:
     """The points of a curve, or as many as can be told apart in a plot."""
     rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), _MOST_DRAWN)).astype(int))
     return [[round(float(x[row]), 6), round(float(y[row]), 6)] for row in rows]
-
-
-def write_objects(
-    run: ObjectsRun, cases: Sequence[Case], judged: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write scores.csv: a row for each object and each false one; unknown values stay empty."""
-    corners = ("x_min", "y_min", "z_min", "x_max", "y_max", "z_max")
-    columns = ["id", "subject", "fold", "kind", "class", "score", "overlap", *corners]
-    with (run.folder / "scores.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for case, one in zip(cases, judged, strict=True):
-            for row in one["objects"]:
-                values = [row[name] for name in ("kind", "class", "score", "overlap")] + row[
-                    "box_mm"
-                ]
-                cells = ["" if value is None else value for value in values]
-                writer.writerow([case.id, case.subject, case.fold, *cells])

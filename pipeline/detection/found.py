@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.detection.judged import place_box
 from pipeline.files import read_json
 from volumetric.boxes import Objects, move_boxes
 from volumetric.volume import Volume
@@ -16,26 +17,21 @@ from volumetric.volume import Volume
 def describe_objects(
     objects: Objects, image: Volume, *, classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Each object in plain values, the surest first.
-
-    `box_mm` is in the world (RAS+), low corner, then high corner; `box_voxels` likewise along D, H,
-    W of the scan as read, where voxel i reaches from i - 0.5 to i + 0.5; `size_mm` is along those.
-    """
-    world = move_boxes(objects.boxes, image.affine)
-    sides = (objects.boxes[:, 3:] - objects.boxes[:, :3]) * image.spacing
-    return [
-        {
-            "class": classes[label],
-            "score": round(float(score), 6),
-            "box_mm": np.round(place, 3).tolist(),
-            "centre_mm": np.round((place[:3] + place[3:]) / 2, 3).tolist(),
-            "size_mm": np.round(size, 3).tolist(),
-            "box_voxels": np.round(box, 4).tolist(),
-        }
-        for label, score, place, size, box in zip(
-            objects.labels, objects.known_scores(), world, sides, objects.boxes, strict=True
+    """Each object in plain values, the surest first; where it lies as `place_box` says."""
+    described = []
+    for box, label, score in zip(
+        objects.boxes, objects.labels, objects.known_scores(), strict=True
+    ):
+        world = move_boxes(box[None], image.affine)[0]
+        described.append(
+            {
+                "class": classes[label],
+                "score": round(float(score), 6),
+                "centre_mm": np.round((world[:3] + world[3:]) / 2, 3).tolist(),
+                **place_box(box, image.affine),
+            }
         )
-    ]
+    return described
 
 
 def read_objects(path: Path, *, classes: Sequence[str]) -> Objects:

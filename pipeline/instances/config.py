@@ -37,8 +37,5 @@ class InstancesConfig(CommonConfig):
             raise ValueError(f"model.kind {self.model.kind} cannot tell objects apart: use unet")
         if self.model.weights != "none":
             raise ValueError("telling objects apart starts from none: leave out model.weights")
-        if self.train.transferring:
-            raise ValueError(
-                f"{self.train.transferring} can only be chosen with weights learnt elsewhere"
-            )
+        self.train.refuse_transferring("telling objects apart")
         return self

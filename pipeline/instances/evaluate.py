@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.detection.evaluate import write_objects
-from pipeline.files import read_json, write_json
+from pipeline.detection.judged import cases_to_judge, sum_up_case, tell_object, write_results
+from pipeline.files import read_json
 from pipeline.instances.predict import predicted_cases, prediction_path, scores_path
 from pipeline.progress import each_in_threads
 from pipeline.provenance import record_time
-from pipeline.results import note_few_subjects
 from pipeline.run import InstancesRun, forget, quarantine
-from volumetric.boxes import Objects, move_boxes
+from volumetric.boxes import Objects
 from volumetric.cases import Case
 from volumetric.check import read_case
-from volumetric.errors import OutputError
 from volumetric.io import read_volume
 from volumetric.metrics.detection import score_detection
-from volumetric.metrics.instances import Outlined, overlap_instances, score_instances
+from volumetric.metrics.instances import (
+    SAME,
+    overlap_instances,
+    score_instances,
+    sum_up_overlaps,
+)
 from volumetric.metrics.resampling import Resampling
 from volumetric.objects import find_objects
 
-_SAME = 0.5  # overlap above which an object found is a true one, as of panoptic quality
 _OF_OBJECTS = ("ap@0.5", "ar@0.5")  # of the metrics of detection, those asked of masks
 
 
@@ -48,15 +50,7 @@ def evaluate(run: InstancesRun) -> None:
     """
     with record_time(run.folder, "evaluate"):
         forget(run, "evaluate", run.cases)
-        usable = {case.id for case in run.usable_cases()}
-        cases = [case for case in predicted_cases(run) if case.id in usable]
-        if not cases:
-            raise OutputError(
-                "stage-missing",
-                "holds no prediction",
-                "Run `volumetric predict` first",
-                path=run.predictions,
-            )
+        cases = cases_to_judge(run, predicted_cases(run))
         compared: dict[str, _Compared] = {}
 
         def compare(case: Case) -> None:
@@ -67,27 +61,16 @@ def evaluate(run: InstancesRun) -> None:
             if error is not None:
                 quarantine(run, "evaluate", case, error)
         good = [case for case in known if case.id in compared]
-        results = {
-            "task": "instances",
-            "n_cases": len(good),
-            "n_unlabelled": len(cases) - len(known),
-            "confidence": run.config.evaluate.confidence,
-            "metrics": _cohort(run, good, [compared[case.id] for case in good]),
-            "curves": {},
-            "notes": note_few_subjects([case.subject for case in good]) if good else [],
-            "cases": [
-                {
-                    "id": case.id,
-                    "subject": case.subject,
-                    "fold": case.fold,
-                    **compared[case.id].told,
-                }
-                for case in good
-            ],
-            "provenance": read_json(run.folder / "provenance.json"),
-        }
-        write_json(run.folder / "results.json", results)
-        write_objects(run, good, [compared[case.id].told for case in good])
+        write_results(
+            run,
+            good,
+            [compared[case.id].told for case in good],
+            n_unlabelled=len(cases) - len(known),
+            cohort={
+                "metrics": _cohort(run, good, [compared[case.id] for case in good]),
+                "curves": {},
+            },
+        )
 
 
 def _compare(run: InstancesRun, case: Case) -> _Compared:
@@ -114,42 +97,27 @@ def _tell(
 ) -> dict[str, Any]:
     """What became of each object, and what was outlined that is none, in plain values."""
     affine, name = about
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    same, scores = overlaps > _SAME, found.known_scores()
-
-    def describe(kind: str, box: NDArray[np.float64], row: int | None, shared: float | None) -> Any:
-        return {
-            "kind": kind,
-            "class": name,
-            "score": None if row is None else round(float(scores[row]), 6),
-            "overlap": None if shared is None else round(shared, 4),
-            "size_mm": np.round((box[3:] - box[:3]) * spacing, 3).tolist(),
-            "box_mm": np.round(move_boxes(box[None], affine)[0], 3).tolist(),
-            "box_voxels": np.round(box, 4).tolist(),
-            "found_voxels": None
-            if row is None or kind == "false"
-            else np.round(found.boxes[row], 4).tolist(),
-        }
-
+    same, scores = overlaps > SAME, found.known_scores()
     objects = []
     for number, box in enumerate(truth.boxes):
         best = int(overlaps[:, number].argmax()) if len(overlaps) else None
-        shared = None if best is None else float(overlaps[best, number])
-        kind = "found" if same[:, number].any() else "missed"
-        objects.append(describe(kind, box, best if shared else None, shared or None))
-    for row in np.flatnonzero(~same.any(axis=1)):
-        objects.append(describe("false", found.boxes[row], int(row), None))
-    counts: Mapping[str, int] = {
-        f"n_{kind}": sum(one["kind"] == kind for one in objects)
-        for kind in ("found", "missed", "false")
-    }
-    mistakes = float(counts["n_missed"] + counts["n_false"])
-    return {
-        "n_objects": len(truth.boxes),
-        **counts,
-        "scores": {"mistakes": {"all": mistakes}},
-        "objects": objects,
-    }
+        if best is None or not overlaps[best, number]:
+            objects.append(tell_object(("missed", name), box, affine))
+            continue
+        one = tell_object(
+            ("found" if same[:, number].any() else "missed", name),
+            box,
+            affine,
+            score=scores[best],
+            overlap=overlaps[best, number],
+            found=found.boxes[best],
+        )
+        objects.append(one)
+    objects += [
+        tell_object(("false", name), found.boxes[row], affine, score=scores[row])
+        for row in np.flatnonzero(~same.any(axis=1))
+    ]
+    return sum_up_case(objects, len(truth.boxes))
 
 
 def _cohort(
@@ -160,10 +128,7 @@ def _cohort(
     section = run.config.evaluate
     resampling = Resampling(section.resamples, run.config.seed, section.confidence)
     subjects = [case.subject for case in cases]
-    outlined = []
-    for one in compared:
-        pairs = one.overlaps[one.overlaps > _SAME]
-        outlined.append(Outlined(float(pairs.sum()), len(pairs), *one.overlaps.shape))
+    outlined = [sum_up_overlaps(one.overlaps) for one in compared]
     scores = score_instances(outlined, subjects=subjects, resampling=resampling)
     metrics: dict[str, Any] = {name: {"all": asdict(value)} for name, value in scores.items()}
     by_masks = score_detection(

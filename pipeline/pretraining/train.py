@@ -14,7 +14,7 @@ from pipeline.learning import Course, describe_network, learn_fold, open_cases
 from pipeline.pretraining.keys import training_key
 from pipeline.run import PretrainRun
 from volumetric.augment import Augmentation, augment_images
-from volumetric.dataset import draw_images
+from volumetric.dataset import draw_images, hold_images
 from volumetric.errors import ManifestError
 from volumetric.io.prepared import Prepared
 from volumetric.learning import Lesson
@@ -86,10 +86,7 @@ def _drawing(
 ) -> Any:
     """What `fit` calls for the next batch."""
     section = run.config.train
-    n_bytes = sum(4 * case.n_channels * int(np.prod(case.shape)) for case in cases)
-    held = {}
-    if n_bytes <= section.cache_gb * 1e9:
-        held = {case.path: case.read_image().to(device) for case in cases}
+    held = hold_images(cases, device=device, budget_bytes=int(section.cache_gb * 1e9))
     batch_size = read_plan(run)["batch_size"]
     augmentation = Augmentation(**section.augment.model_dump())
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from pipeline.report import scores
 from pipeline.report.charts import N_COLOURS
-from pipeline.report.drawing import CLASS_COLOURS, FALSE, MISSED
+from pipeline.report.drawing import FALSE, FOUND, MISSED
 from pipeline.report.found import draw_froc, draw_precision
 from pipeline.report.objects import ObjectPictures, draw_objects
 from pipeline.report.page import anchor
@@ -124,7 +124,7 @@ def _context(
             for rank, case in enumerate(ordered, start=1)
         ],
         "n_pictured": len(pictures),
-        "colours": (("truth", MISSED), ("found", CLASS_COLOURS[2]), ("false", FALSE)),
+        "colours": (("truth", MISSED), ("found", FOUND), ("false", FALSE)),
         "origin": {k: v for k, v in record.provenance.items() if k != "command"},
         "command": command_text(record),
     }

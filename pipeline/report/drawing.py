@@ -15,6 +15,7 @@ from volumetric.figures import EDGES, Corner, Plane, encode_grey, trace_outline
 # Okabe and Ito's colours, told apart with any colour vision, in an order that starts with the pair
 # that differs most on grey. style.css has darker ones of the same names for charts on white.
 CLASS_COLOURS = ("#E69F00", "#56B4E9", "#2DBE93", "#E78AC3", "#F0E442", "#FF7A45", "#8FA8FF")
+FOUND = CLASS_COLOURS[2]
 MISSED, FALSE, CONFUSED = "#FFD92F", "#E06BD0", "#FFFFFF"
 
 Mask = NDArray[np.integer]

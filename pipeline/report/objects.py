@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from pipeline.report.drawing import CLASS_COLOURS, FALSE, MISSED, Frame, frame_svg, gutter_mm
+from pipeline.report.drawing import FALSE, FOUND, MISSED, Frame, frame_svg, gutter_mm
 from pipeline.report.scores import number_text
 from volumetric.boxes import move_boxes
 from volumetric.cases import Case
@@ -24,7 +24,6 @@ _SIDE_MM = 64.0  # of what is shown around an object; larger ones have a margin 
 _MOST = 4  # objects of a case
 _PLANES: tuple[Plane, ...] = ("axial", "coronal")
 _AXES: Mapping[Plane, tuple[int, int, int]] = {"axial": (0, 1, 2), "coronal": (1, 0, 2)}
-_COLOURS = {"found": CLASS_COLOURS[2], "missed": MISSED, "false": FALSE}
 _KINDS = {"missed": "Missed", "false": "False", "found": "Found"}
 
 
@@ -199,7 +198,7 @@ def _rectangle(
         return Markup(
             '<path class="halo" d="{0}"/><path class="truth" stroke="{1}" d="{0}"/>'
         ).format(path, MISSED)
-    colour = FALSE if style == "false" else _COLOURS["found"]
+    colour = FALSE if style == "false" else FOUND
     return Markup('<path class="halo" d="{0}"/><path class="box" stroke="{1}" d="{0}"/>').format(
         path, colour
     )

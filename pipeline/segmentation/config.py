@@ -175,9 +175,5 @@ class SegmentConfig(CommonConfig):
 
     @model_validator(mode="after")
     def _can_learn(self) -> SegmentConfig:
-        if self.train.transferring:
-            raise ValueError(
-                f"{self.train.transferring} can only be chosen with weights learnt elsewhere, and "
-                "segmentation starts from none"
-            )
+        self.train.refuse_transferring("segmentation")
         return self

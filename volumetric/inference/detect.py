@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from volumetric.boxes import Objects, fuse_boxes, move_boxes, suppress_boxes
-from volumetric.inference.window import window_starts
+from volumetric.boxes import Objects, clip_boxes, fuse_boxes, move_boxes, suppress_boxes
+from volumetric.inference.window import mirrorings, pad_to_window, window_starts
 from volumetric.model import Model
 from volumetric.models.detector import Cells
 from volumetric.preprocess import prepare
@@ -59,7 +58,7 @@ def find_in_windows(
     mirror_axes: Sequence[int],
 ) -> Objects:
     """What is in a prepared image (C, D, H, W), in its voxels, the surest first."""
-    sources = list(itertools.product(networks, _subsets(mirror_axes)))
+    sources = list(itertools.product(networks, mirrorings(mirror_axes)))
     found: list[list[Objects]] = [[] for _ in sources]
     for window, start, core in _windows(image, spec.patch_size, overlap):
         for own, (network, axes) in zip(found, sources, strict=True):
@@ -104,11 +103,9 @@ def join_objects(parts: Sequence[Objects]) -> Objects:
 
 def _cut_boxes(found: Objects, shape: Triple) -> Objects:
     """Those whose middle lies in a volume, cut off at its border."""
-    end = np.array(shape) - 0.5
-    low, high = found.boxes[:, :3], found.boxes[:, 3:]
-    middle = (low + high) / 2
-    inside = ((middle > -0.5) & (middle < end)).all(axis=1)
-    boxes = np.concatenate([low.clip(-0.5, end), high.clip(-0.5, end)], axis=1)
+    middle = (found.boxes[:, :3] + found.boxes[:, 3:]) / 2
+    inside = ((middle > -0.5) & (middle < np.array(shape) - 0.5)).all(axis=1)
+    boxes = clip_boxes(found.boxes, shape)
     return Objects(boxes, found.labels, found.scores).take(np.flatnonzero(inside))
 
 
@@ -120,14 +117,7 @@ def _windows(
     That is all but the quarter of the overlap at edges with a neighbour, which sees it better: an
     object is answered for by two windows there at most, or not by none because they disagree.
     """
-    shape = image.shape[1:]
-    before = [max(0, p - n) // 2 for p, n in zip(patch, shape, strict=True)]
-    pads = [
-        side
-        for p, n, b in zip(patch[::-1], shape[::-1], before[::-1], strict=True)
-        for side in (b, max(0, p - n) - b)
-    ]
-    padded = F.pad(image, pads)
+    padded, before = pad_to_window(image, patch)
     starts = [window_starts(n, p, overlap) for n, p in zip(padded.shape[1:], patch, strict=True)]
     for index in itertools.product(*(range(len(one)) for one in starts)):
         begin = [one[i] for one, i in zip(starts, index, strict=True)]
@@ -148,7 +138,3 @@ def _mirror(boxes: np.ndarray, axes: Sequence[int], patch: Triple) -> np.ndarray
         mirrored[:, axis] = patch[axis] - 1 - boxes[:, 3 + axis]
         mirrored[:, 3 + axis] = patch[axis] - 1 - boxes[:, axis]
     return mirrored
-
-
-def _subsets(axes: Sequence[int]) -> list[tuple[int, ...]]:
-    return [one for n in range(len(axes) + 1) for one in itertools.combinations(axes, n)]

@@ -52,10 +52,7 @@ def stream_logits(
     """
     device = next(networks[0].parameters()).device
     shape = image.shape[1:]
-    padding = [max(0, p - n) for p, n in zip(patch_size, shape, strict=True)]
-    before = [p // 2 for p in padding]
-    pads = [side for p, b in zip(padding[::-1], before[::-1], strict=True) for side in (b, p - b)]
-    padded = F.pad(image, pads)
+    padded, before = pad_to_window(image, patch_size)
     starts = [
         window_starts(n, p, overlap) for n, p in zip(padded.shape[1:], patch_size, strict=True)
     ]
@@ -88,12 +85,9 @@ def stream_logits(
 def _mean_logits(
     networks: Sequence[nn.Module], window: torch.Tensor, mirror_axes: Sequence[int]
 ) -> torch.Tensor:
-    subsets = itertools.chain.from_iterable(
-        itertools.combinations(mirror_axes, n) for n in range(len(mirror_axes) + 1)
-    )
     total: torch.Tensor | None = None
     n_terms = 0
-    for subset in subsets:
+    for subset in mirrorings(mirror_axes):
         axes = [2 + axis for axis in subset]
         for network in networks:
             logits = network(window.flip(axes)).flip(axes).to(torch.float32)
@@ -101,6 +95,19 @@ def _mean_logits(
             n_terms += 1
     assert total is not None
     return total / n_terms
+
+
+def mirrorings(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Which axes are mirrored in each of the images that are looked at: none first."""
+    return [one for n in range(len(axes) + 1) for one in itertools.combinations(axes, n)]
+
+
+def pad_to_window(image: torch.Tensor, patch_size: Triple) -> tuple[torch.Tensor, list[int]]:
+    """The image (C, D, H, W), at least as large as a window, in its middle; and where it begins."""
+    padding = [max(0, p - n) for p, n in zip(patch_size, image.shape[1:], strict=True)]
+    before = [p // 2 for p in padding]
+    pads = [side for p, b in zip(padding[::-1], before[::-1], strict=True) for side in (b, p - b)]
+    return F.pad(image, pads), before
 
 
 def window_starts(n: int, patch: int, overlap: float) -> list[int]:

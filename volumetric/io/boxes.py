@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetric.boxes import Boxes, Objects, move_boxes
+from volumetric.boxes import Boxes, Objects, clip_boxes, move_boxes
 from volumetric.cases import read_manifest
 from volumetric.errors import GeometryError, LabelError, UnreadableFileError
 from volumetric.volume import Volume
@@ -49,8 +49,7 @@ def read_boxes(path: Path, *, classes: Sequence[str], image: Volume) -> Objects:
     _refuse_twins(path, labels, world)
     boxes = move_boxes(world, np.linalg.inv(image.affine))
     _refuse_outside(path, world, boxes, image)
-    end = np.array(image.shape) - 0.5
-    boxes = np.concatenate([boxes[:, :3].clip(-0.5, end), boxes[:, 3:].clip(-0.5, end)], axis=1)
+    boxes = clip_boxes(boxes, image.shape)
     return Objects(boxes, np.array([classes.index(label) for label in labels], dtype=np.int64))
 
 

@@ -27,6 +27,7 @@ from volumetric.metrics.statistics import Interval
 Instances = NDArray[np.integer[Any]]
 _Array = NDArray[np.float64]
 
+SAME = 0.5  # overlap above which an object found is a true one
 _METRICS = ("panoptic_quality", "segmentation_quality", "recognition_quality", "count_error")
 
 
@@ -74,8 +75,12 @@ def overlap_instances(found: Instances, truth: Instances) -> _Array:
 
 def match_instances(found: Instances, truth: Instances) -> Outlined:
     """How the objects of one case were outlined; see `overlap_instances` for what it takes."""
-    overlaps = overlap_instances(found, truth)
-    pairs = overlaps[overlaps > 0.5]
+    return sum_up_overlaps(overlap_instances(found, truth))
+
+
+def sum_up_overlaps(overlaps: _Array) -> Outlined:
+    """The same, of overlaps (n_found, n_true) as `overlap_instances` gives them."""
+    pairs = overlaps[overlaps > SAME]
     return Outlined(float(pairs.sum()), len(pairs), *overlaps.shape)
 
 
