@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from volumetric.errors import ConfigError
 from volumetric.models import plain_cnn3d, slice_network, small_cnn3d, volume_network
 from volumetric.models.backbones import BACKBONES
+from volumetric.models.slice_encoder import ENCODERS
 from volumetric.network_names import (
     ConvertedNetwork,
     DetectorKind,
@@ -39,6 +40,7 @@ _WIDTHS = {
 _HEADS: Mapping[str, tuple[int, ...]] = {
     "anchor_free": (32, 64),
     "residual_anchor_free": (32, 64),
+    "faster_rcnn": (64,),
     "sliding_classifier": (16,),
 }
 _TRAINED_ON = {"imagenet": "ImageNet-1K", "kinetics": "Kinetics-400"}
@@ -55,6 +57,7 @@ _PURPOSES: Mapping[str, str] = {
     # that find objects
     "anchor_free": "all of a window at once",
     "residual_anchor_free": "residual encoder",
+    "faster_rcnn": "two stages, linked slices",
     "sliding_classifier": "slow, a baseline",
     # 3D, for whole volumes and clips
     "small_cnn3d": "clips, the default; for CPUs",
@@ -178,11 +181,12 @@ def _detectors() -> list[Listed]:
     for kind in get_args(DetectorKind):
         for (base, largest), width in zip(_USUAL, _HEADS[kind], strict=False):
             plan = plan_network(NetworkWish("unet", base, largest, 4), _PATCH, (1, 1, 1))
+            on_slices = kind == "faster_rcnn"
             spec = DetectorSpec(
                 kind=kind,
                 n_channels=1,
                 classes=["one", "two"],
-                features=plan.features,
+                features=ENCODERS["resnet18"].widths if on_slices else plan.features,
                 strides=plan.strides,
                 kernels=plan.kernels,
                 n_levels=3,
@@ -191,10 +195,15 @@ def _detectors() -> list[Listed]:
                 spacing_mm=(1, 1, 1),
                 intensity={"kind": "zscore"},
                 box_size=(12, 12, 12),
+                backbone="resnet18" if on_slices else None,
             )
-            parameters, flops = _measure(partial(build_network, spec), 1, spec.patch_size)
+            # How many regions are looked at again depends on values.
+            device = "cpu" if on_slices else "meta"
+            build = partial(build_network, spec)
+            parameters, flops = _measure(build, 1, spec.patch_size, device=device)
+            weights = "imagenet (2D)" if on_slices else "none"
             purpose = f"{_PURPOSES[kind]}, {width} features"
-            networks.append(Listed(kind, parameters, flops, "none", purpose))
+            networks.append(Listed(kind, parameters, flops, weights, purpose))
     return networks
 
 
@@ -239,17 +248,21 @@ def _published(name: str) -> str:
 
 
 def _measure(
-    build: Callable[[], nn.Module], n_channels: int, shape: tuple[int, int, int]
+    build: Callable[[], nn.Module],
+    n_channels: int,
+    shape: tuple[int, int, int],
+    *,
+    device: str = "meta",
 ) -> tuple[int, int]:
-    """Parameters and floating-point operations, without memory for either."""
+    """Parameters and floating-point operations, on the meta device without memory for either."""
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             network = build()
     except RuntimeError:  # Swin UNETR computes with numbers while it is built
-        network = build().to("meta")
+        network = build().to(device)
     counter = FlopCounterMode(display=False)
-    with torch.device("meta"), counter, torch.no_grad():
-        network.eval()(torch.empty(1, n_channels, *shape))
+    with torch.device(device), counter, torch.no_grad():
+        network.eval()(torch.zeros(1, n_channels, *shape))
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
 
 

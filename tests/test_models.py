@@ -18,6 +18,7 @@ NAMES = {
     "volumes": ["small_cnn3d", "plain_cnn3d", *get_args(VolumeNetwork)],
     "detection": [
         *("anchor_free", "anchor_free", "residual_anchor_free", "residual_anchor_free"),
+        "faster_rcnn",
         "sliding_classifier",
     ],
     "slices": list(BACKBONES),

@@ -12,7 +12,7 @@ from pipeline.segmentation.config import ModelSection
 from volumetric.errors import ConfigError, UnsupportedError
 from volumetric.losses import deep_supervision
 from volumetric.models import SliceUNet, slice_unet
-from volumetric.models.slice_unet import ENCODERS
+from volumetric.models.slice_encoder import ENCODERS
 
 _WEIGHTS = Path(__file__).parents[2] / "shared/data/weights/mobilenet_v2_features.pth"
 _FEATURES = [16, 32, 64, 128, 256]

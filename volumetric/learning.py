@@ -19,7 +19,7 @@ from volumetric.checkpoint import Row, resume, save, write_history
 from volumetric.errors import TrainingError
 from volumetric.transfer import Norm, group_parameters, hold_back
 
-Batch = tuple[torch.Tensor, Any]
+Batch = tuple[Any, Any]
 Draw = Callable[[np.random.Generator, torch.Generator], Batch]
 Loss = Callable[[Any, Any], torch.Tensor]
 Validate = Callable[[nn.Module], float | None]
@@ -30,7 +30,8 @@ class Lesson:
     """What is learned.
 
     Attributes:
-        draw: next batch from the epoch's generators (NumPy for choices, torch on the device).
+        draw: next batch from the epoch's generators (NumPy for choices, torch on the device):
+            images and targets; images may be a tuple, whose parts the network is called with.
         loss: of the network's outputs and a batch's targets.
         validate: score of a network on held-out cases, higher is better; None if there are none.
     """
@@ -229,9 +230,9 @@ def _train_epoch(
     return mean, clock.rate()
 
 
-def _outputs(trained: Any, images: torch.Tensor) -> Any:
+def _outputs(trained: Any, images: Any) -> Any:
     try:
-        return trained(images)
+        return trained(*images) if isinstance(images, tuple) else trained(images)
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             "out-of-memory",

@@ -52,8 +52,8 @@ Segmenter = Literal[
 ]
 """Networks that segment."""
 
-DetectorKind = Literal["anchor_free", "residual_anchor_free", "sliding_classifier"]
-"""Networks that find objects; see volumetric.models.detector and volumetric.models.sliding."""
+DetectorKind = Literal["anchor_free", "residual_anchor_free", "faster_rcnn", "sliding_classifier"]
+"""Networks that find objects; see volumetric.models: detector, slice_detector and sliding."""
 
 SliceEncoder = Literal[
     "efficientnet_b0",
@@ -64,7 +64,7 @@ SliceEncoder = Literal[
     "resnet34",
     "resnet50",
 ]
-"""2D networks that slice_unet's encoder is made of."""
+"""2D networks that the encoders of slice_unet and faster_rcnn are made of."""
 
 NamedWeights = Literal["none", "imagenet", "kinetics"]
 """What a network may start from, besides a file."""

@@ -18,6 +18,8 @@ from volumetric.models import (
 )
 from volumetric.models.detector import Detector
 from volumetric.models.segmenters import attention_unet, segresnet, swin_unetr, unetr
+from volumetric.models.slice_detector import SliceDetector
+from volumetric.models.slice_encoder import slice_encoder
 from volumetric.models.sliding import SlidingClassifier
 from volumetric.network_names import VolumeNetwork, weights_path
 from volumetric.plan import choose_strides
@@ -36,6 +38,7 @@ Triple = tuple[int, int, int]
 _STEPS = 3  # of a sliding classifier from one end of its box to the other
 _AROUND = 2  # times the box's side is what it sees
 _LEAST_SEEN = 6  # voxels along a side
+_NEIGHBOURS = 1  # slices before and after each that faster_rcnn sees with it
 _SIDE_SEEN = 4  # voxels that the longest side of a scan is brought to, before its mean is taken
 
 
@@ -44,8 +47,8 @@ def build_network(spec: AnySpec, *, weights: str = "none", checkpoint: bool = Fa
 
     `checkpoint`: see `SliceNetwork`; of networks for scans only.
 
-    `weights` names those that a classifier, or a 2D network's part of one that segments, starts
-    from: "imagenet", "kinetics", or a file.
+    `weights` names those that a classifier, or the 2D network in another, starts from: "imagenet",
+    "kinetics", or a file.
 
     Raises:
         ConfigError, DownloadError, UnreadableFileError, UnsupportedError: no such weights.
@@ -55,7 +58,7 @@ def build_network(spec: AnySpec, *, weights: str = "none", checkpoint: bool = Fa
     if isinstance(spec, ScanClassifierSpec):
         return _build_scan_classifier(spec, weights, checkpoint)
     if isinstance(spec, DetectorSpec):
-        return _build_detector(spec)
+        return _build_detector(spec, weights)
     if isinstance(spec, PretrainedSpec):
         return _unet(spec, spec.n_channels)
     return _build_segmenter(spec, weights)
@@ -100,7 +103,24 @@ def _unet(spec: ModelSpec | PretrainedSpec, n_outputs: int) -> UNet:
     )
 
 
-def _build_detector(spec: DetectorSpec) -> nn.Module:
+def _build_detector(spec: DetectorSpec, weights: str) -> nn.Module:
+    if spec.kind == "faster_rcnn":
+        neighbours = min(_NEIGHBOURS, spec.patch_size[spec.slice_axis] - 1)
+        stages, widths = slice_encoder(
+            str(spec.backbone),
+            n_stages=len(spec.features),
+            n_channels=(2 * neighbours + 1) * spec.n_channels,
+            weights=_source(weights),
+        )
+        return SliceDetector(
+            stages,
+            widths,
+            n_classes=len(spec.classes),
+            n_levels=spec.n_levels,
+            width=spec.width,
+            neighbours=neighbours,
+            slice_axis=spec.slice_axis,
+        )
     if spec.kind == "sliding_classifier":
         assert spec.box_size is not None
         sides = [max(1, round(side / _STEPS)) for side in spec.box_size]

@@ -187,6 +187,8 @@ class DetectorSpec:
         kernels: kernel of each stage.
         n_levels: grids that are looked at, of the coarsest stages.
         width: channels of what looks at them; of the sliding classifier's first stage.
+        backbone: 2D network of faster_rcnn, which sees slices; None of others.
+        slice_axis: what its slices lie across.
         box_size: voxels of the box that the sliding classifier tells; None of others.
         patch_size: window in voxels.
         spacing_mm: spacing the network works at.
@@ -212,6 +214,8 @@ class DetectorSpec:
     spacing_mm: tuple[float, float, float]
     intensity: Mapping[str, Any]
     box_size: Sequence[float] | None = None
+    backbone: str | None = None
+    slice_axis: int = 0
     overlap: float = 0.5
     suppress: float = 0.2
     least_score: float = 0.05

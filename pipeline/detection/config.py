@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -15,19 +16,21 @@ from pipeline.sections import (
     Section,
 )
 from pipeline.segmentation.config import PrepareSection
-from volumetric.network_names import DetectorKind
+from volumetric.network_names import DetectorKind, SliceEncoder, weights_path
 
 
 class ModelSection(Section):
     """The network. Unset values are chosen from the fingerprint within the budget."""
 
     kind: DetectorKind = "anchor_free"
-    """One network for the whole window at once, plain or with a residual encoder; or a classifier
-    of small windows slid over it, which is far slower and tells boxes of one size: a baseline."""
+    """One network for the whole window at once, plain or with a residual encoder; Faster R-CNN on
+    slices, whose boxes are linked to volumes; or a classifier of small windows slid over it, which
+    is far slower and tells boxes of one size: a baseline."""
     budget_voxels: Positive = 4_194_304
     """Voxels of all patches of a batch together: what the device's memory allows."""
     base_features: Positive = 32
-    """Channels of the finest stage, doubled from stage to stage."""
+    """Channels of the finest stage, doubled from stage to stage; faster_rcnn's backbone has its
+    own."""
     max_features: Positive = 320
     max_stages: Annotated[int, Field(ge=2, le=8)] = 5
     n_levels: Annotated[int, Field(ge=1, le=6)] | None = None
@@ -37,6 +40,34 @@ class ModelSection(Section):
     classifier's first stage."""
     patch_size: tuple[Positive, Positive, Positive] | None = None
     """Voxels along D, H, W after resampling, such as the strides divide."""
+    backbone: SliceEncoder | None = None
+    """2D network that faster_rcnn's encoder is made of; unset: resnet18."""
+    weights: str = "none"
+    """What that starts from: `none`, `imagenet`, or a file in torchvision's format."""
+    slice_axis: Literal[0, 1, 2] | None = None
+    """What faster_rcnn's slices lie across (0 D, 1 H, 2 W); unset: the coarsest spacing."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> ModelSection:
+        of_slices = {
+            "backbone": self.backbone is not None,
+            "weights": self.weights != "none",
+            "slice_axis": self.slice_axis is not None,
+        }
+        set_in_vain = [name for name, given in of_slices.items() if given]
+        if self.kind != "faster_rcnn" and set_in_vain:
+            raise ValueError(f"only kind faster_rcnn takes {' and '.join(set_in_vain)}")
+        return self
+
+    @property
+    def encoder(self) -> str | None:
+        """The 2D network that is used, if one is."""
+        return (self.backbone or "resnet18") if self.kind == "faster_rcnn" else None
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file that `weights` names, if it is one."""
+        return weights_path(self.weights)
 
 
 class AugmentSection(Section):
@@ -92,5 +123,8 @@ class DetectConfig(CommonConfig):
 
     @model_validator(mode="after")
     def _can_learn(self) -> DetectConfig:
-        self.train.refuse_transferring("detection")
+        if self.model.weights == "none":
+            self.train.refuse_transferring("detection")
+        if self.model.kind == "faster_rcnn" and self.train.hard_negatives:
+            raise ValueError("faster_rcnn draws negatives itself: leave out train.hard_negatives")
         return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, learned_from, learning_fields, read_plan
+from pipeline.keys import facts_key, learned_from, learning_fields, read_plan, weights_key
 from pipeline.run import DetectRun
 from volumetric.cases import Case
 from volumetric.spec import DetectorSpec
@@ -11,9 +11,12 @@ from volumetric.spec import DetectorSpec
 _UNLEARNED = ("cache_gb", "validation_patches", "batch_size")  # the plan's batch size counts
 _LEARNING = (
     *("augment", "boxes", "dataset", "detection_loss", "learning"),
-    *("models", "networks", "objects", "spec", "transfer"),
+    *("linking", "models", "networks", "objects", "spec", "transfer"),
 )
-_FINDING = ("boxes", "preprocess", "intensity", "interpolate", "inference", "io", "objects")
+_FINDING = (
+    *("boxes", "inference", "intensity", "interpolate"),
+    *("io", "linking", "objects", "preprocess"),
+)
 
 
 def training_key(run: DetectRun, fold: int) -> str:
@@ -31,6 +34,9 @@ def training_key(run: DetectRun, fold: int) -> str:
             run.config.model.head_features,
             list(run.data_set.classes.values()),
             plan,
+            run.config.model.encoder,
+            run.config.model.weights,
+            weights_key(run.config.model.weights_file),
         ],
         [settings, run.config.seed],
         hash_code(*_LEARNING),

@@ -11,9 +11,11 @@ from pipeline.planning import FLAT, HALVED, fit_network, plan_batch, plan_prepar
 from pipeline.preparation import SET, Choices, describe_choices
 from pipeline.run import DetectRun
 from volumetric.errors import ConfigError, ManifestError
+from volumetric.models.slice_encoder import ENCODERS
 from volumetric.network_plan import NetworkWish
 
 _MOST_LEVELS = 4
+_CELLS = 3  # of a slice's finest grid along a small object
 
 
 def make_plan(run: Any, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -34,12 +36,15 @@ def _network(
     model = run.config.model
     wish = NetworkWish("unet", model.base_features, model.max_features, model.max_stages)
     network, why_patch = fit_network(run, fingerprint, spacing, wish=wish)
-    box: Choices = {}
-    if model.kind == "sliding_classifier":
-        box = {"box_size": _box_size(run, fingerprint, spacing)}
-    return box | {
+    patch: Choices = {
         "patch_size": (network.patch_size, why_patch),
         "batch_size": plan_batch(run, fingerprint, spacing, network.patch_size),
+    }
+    if model.kind == "faster_rcnn":
+        return patch | _slices(run, fingerprint, network.patch_size, spacing)
+    if model.kind == "sliding_classifier":
+        patch["box_size"] = _box_size(run, fingerprint, spacing)
+    return patch | {
         "features": (
             network.features,
             f"doubled from {model.base_features} a stage, at most {model.max_features}",
@@ -47,6 +52,35 @@ def _network(
         "strides": (network.strides, HALVED),
         "kernels": (network.kernels, FLAT),
         "n_levels": _levels(run, fingerprint, network.strides, spacing),
+    }
+
+
+def _slices(
+    run: DetectRun,
+    fingerprint: Mapping[str, Any],
+    patch_size: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+) -> Choices:
+    """The 2D network of faster_rcnn: what its slices lie across, and its stages."""
+    model = run.config.model
+    axis, why_axis = int(np.argmax(spacing)), "the coarsest spacing"
+    if model.slice_axis is not None:
+        axis, why_axis = model.slice_axis, SET
+    sides = [side for other, side in enumerate(patch_size) if other != axis]
+    widths = ENCODERS[str(model.encoder)].widths
+    n_stages = max(2, min(len(widths), int(np.log2(min(sides))) - 1))
+    stride = [1 if other == axis else 2 for other in range(3)]
+    # That a slice is thick makes no cell of its grids too large.
+    plane = [0.0 if other == axis else step for other, step in enumerate(spacing)]
+    levels = _levels(
+        run, fingerprint, [stride] * n_stages, (plane[0], plane[1], plane[2]), cells=_CELLS
+    )
+    return {
+        "slice_axis": (axis, why_axis),
+        "features": (list(widths[:n_stages]), f"those of {model.encoder}"),
+        "strides": ([stride] * n_stages, "halved, to 2 cells of the smaller side or more"),
+        "kernels": ([], f"those of {model.encoder}"),
+        "n_levels": levels,
     }
 
 
@@ -72,8 +106,13 @@ def _levels(
     fingerprint: Mapping[str, Any],
     strides: Sequence[Sequence[int]],
     spacing: tuple[float, float, float],
+    *,
+    cells: int = 1,
 ) -> tuple[int, str]:
-    """How many of the coarsest stages are looked at, and why."""
+    """How many of the coarsest stages are looked at, and why.
+
+    The finest is the coarsest whose cells go so many times into a small object.
+    """
     wanted = run.config.model.n_levels
     if wanted is not None:
         if wanted > len(strides):
@@ -88,10 +127,12 @@ def _levels(
     small_mm = fingerprint["objects"]["smallest_side_mm"]
     if small_mm is None:
         return min(2, len(strides) - 1), "no object to go by"
-    # Full resolution costs more than it finds.
-    fits = [stage for stage in range(1, len(strides)) if cells_mm[stage].max() <= small_mm]
-    finest = max(max(fits, default=1), len(strides) - _MOST_LEVELS)
-    cell = " x ".join(f"{side:g}" for side in cells_mm[finest])
+    # Full resolution, where a network begins with it, costs more than it finds.
+    first = 1 if max(strides[0]) == 1 else 0
+    numbers = range(first, len(strides))
+    fits = [stage for stage in numbers if cells * cells_mm[stage].max() <= small_mm]
+    finest = max(max(fits, default=first), len(strides) - _MOST_LEVELS)
+    cell = " x ".join(f"{side:g}" for side in cells_mm[finest] if side)
     return len(strides) - finest, (
         f"the finest has cells of {cell} mm; a tenth of the objects have a side below "
         f"{small_mm:.3g} mm"

@@ -20,7 +20,7 @@ from volumetric.detection_loss import detection_loss
 from volumetric.errors import ManifestError
 from volumetric.inference.detect import read_cells
 from volumetric.io.prepared import Prepared
-from volumetric.learning import Lesson
+from volumetric.learning import Batch, Draw, Lesson, Loss
 from volumetric.metrics.detection import OVERLAPS, average_precision
 from volumetric.networks import build_network
 from volumetric.objects import augment_objects, draw_objects, open_objects
@@ -39,17 +39,19 @@ def train(run: DetectRun, fold: int) -> None:
         TrainingError: the loss is not finite any more.
         DeviceError: the device is not there.
         OutputError: a case has not been prepared for the present plan.
+        ConfigError, DownloadError, UnreadableFileError, UnsupportedError: no such weights.
     """
 
     def make(device: torch.device) -> Course:
         spec = _spec(run)
         learned, held_out = _split(run, fold)
-        lesson = Lesson(
-            _drawing(run, spec, learned, device),
-            partial(detection_loss, hard_negatives=run.config.train.hard_negatives),
-            _validation(run, spec, held_out, device),
-        )
-        return Course(spec, lambda: build_network(spec), lesson)
+        draw = _drawing(run, spec, learned, device)
+        loss: Loss = partial(detection_loss, hard_negatives=run.config.train.hard_negatives)
+        if spec.kind == "faster_rcnn":
+            draw, loss = partial(_draw_both, draw), _own_loss
+        lesson = Lesson(draw, loss, _validation(run, spec, held_out, device))
+        start = partial(build_network, spec, weights=run.config.model.weights)
+        return Course(spec, start, lesson)
 
     learn_fold(run, fold, make, training_key=lambda: training_key(run, fold))
 
@@ -62,6 +64,8 @@ def _spec(run: DetectRun) -> DetectorSpec:
         n_levels=plan["n_levels"],
         width=run.config.model.head_features,
         box_size=plan.get("box_size"),
+        backbone=run.config.model.encoder,
+        slice_axis=plan.get("slice_axis", 0),
         overlap=section.overlap,
         suppress=section.suppress,
         least_score=section.least_score,
@@ -110,6 +114,16 @@ def _drawing(
         )
 
     return draw
+
+
+def _draw_both(draw: Draw, rng: np.random.Generator, generator: torch.Generator) -> Batch:
+    """The next batch for a network that must know the targets to learn, and says its own loss."""
+    images, targets = draw(rng, generator)
+    return (images, [(one.boxes, one.labels) for one in targets]), None
+
+
+def _own_loss(loss: torch.Tensor, _: None) -> torch.Tensor:
+    return loss
 
 
 def _validation(

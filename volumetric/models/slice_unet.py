@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from volumetric.errors import ConfigError
-from volumetric.models.weights import Weights, adapt_first_layer, load_backbone
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """Where one of torchvision's 2D networks halves its maps.
-
-    Attributes:
-        ends: of its stages, as numbers of its layers; each leaves half the sides of the one before.
-        widths: channels that come out of each.
-    """
-
-    ends: tuple[int, ...]
-    widths: tuple[int, ...]
-
-
-# What follows the last stage, a wide convolution for classifying, is left out.
-ENCODERS = {
-    "efficientnet_b0": _Encoder((2, 3, 4, 6, 8), (16, 24, 40, 112, 320)),
-    "mobilenet_v2": _Encoder((2, 4, 7, 14, 18), (16, 24, 32, 96, 320)),
-    "mobilenet_v3_large": _Encoder((2, 4, 7, 13, 16), (16, 24, 40, 112, 160)),
-    "mobilenet_v3_small": _Encoder((1, 2, 4, 9, 12), (16, 16, 24, 48, 96)),
-    "resnet18": _Encoder((3, 5, 6, 7, 8), (64, 64, 128, 256, 512)),
-    "resnet34": _Encoder((3, 5, 6, 7, 8), (64, 64, 128, 256, 512)),
-    "resnet50": _Encoder((3, 5, 6, 7, 8), (64, 256, 512, 1024, 2048)),
-}
+from volumetric.models.slice_encoder import slice_encoder
+from volumetric.models.weights import Weights
 
 
 class SliceUNet(nn.Module):
@@ -117,8 +91,8 @@ def slice_unet(
     convolutions of the image itself added.
 
     Args:
-        backbone: one of `ENCODERS`.
-        n_channels: channels of the images; see `adapt_first_layer`.
+        backbone: see `slice_encoder`.
+        n_channels: channels of the images; see `slice_encoder`.
         n_classes: classes, background included.
         features: channels of each decoder stage, finest first; as many of the encoder's stages
             are used.
@@ -126,34 +100,14 @@ def slice_unet(
         weights: of the encoder; see `load_backbone`.
 
     Raises:
-        ConfigError: an unknown backbone, more stages than it has, no such weights.
-        DownloadError, UnreadableFileError, UnsupportedError: see `load_backbone`.
+        ConfigError, DownloadError, UnreadableFileError, UnsupportedError: see `slice_encoder`.
     """
-    encoder = ENCODERS.get(backbone)
-    if encoder is None or not 1 <= len(features) <= len(encoder.ends):
-        raise ConfigError(
-            "unknown-network",
-            f"{backbone!r} is no 2D encoder of {len(features)} stages",
-            f"Use one of {', '.join(ENCODERS)}, with 1 to 5 stages",
-        )
-    from torchvision.models import get_model
-
-    trunk: nn.Module = get_model(backbone, weights=None)
-    load_backbone(trunk, weights, name=backbone)
-    adapt_first_layer(trunk, n_channels)
-    for module in trunk.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # Some count their means for a million steps (momentum .01), and we have a thousand.
-            module.momentum = 0.1
-    named = getattr(trunk, "features", None)
-    layers = list(named) if isinstance(named, nn.Sequential) else list(trunk.children())
-    starts = (0, *encoder.ends)
+    stages, widths = slice_encoder(
+        backbone, n_stages=len(features), n_channels=n_channels, weights=weights
+    )
     return SliceUNet(
-        [
-            nn.Sequential(*layers[start:end])
-            for start, end, _ in zip(starts, encoder.ends, features, strict=False)
-        ],
-        encoder.widths[: len(features)],
+        stages,
+        widths,
         n_channels=n_channels,
         n_classes=n_classes,
         features=features,
