@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 
 from volumetric.errors import ConfigError, GeometryError
 from volumetric.instances import Instance, measure_instances
-from volumetric.metrics.instances import overlap_instances
+from volumetric.preprocess import resample_like
 from volumetric.volume import Volume, same_grid
 
 _FAR = 1e9  # mm: no pair
@@ -38,7 +38,12 @@ class Change:
 
 
 def compare_dates(
-    before: Volume, after: Volume, *, days: float, most_apart_mm: float = 10.0
+    before: Volume,
+    after: Volume,
+    *,
+    days: float,
+    most_apart_mm: float = 10.0,
+    registered: bool = False,
 ) -> list[Change]:
     """Every object of two volumes of instances, paired where it is the same one.
 
@@ -46,37 +51,53 @@ def compare_dates(
     all ways to do so that with the smallest sum of distances is taken. An object that became two
     is paired with the nearer, and the other is new. The earlier scan's come first.
 
+    Each is measured on its own grid. Whether they overlap is asked on the earlier's.
+
     Args:
         before: at the earlier date, as `measure_instances` takes it.
-        after: at the later date, brought to the same grid and registered.
+        after: at the later date, where the body lies as it did before.
         days: between the two.
         most_apart_mm: centres of one object, where the two do not overlap.
+        registered: whether the body is known to lie alike although the grids differ.
 
     Raises:
-        GeometryError: the grids are not one.
-        ConfigError: not at least a moment between the dates.
+        GeometryError: the grids are not one, and nobody says that the body lies alike.
+        ConfigError: not at least a moment between the dates, or a distance below 0.
     """
-    if days <= 0:
+    if not (math.isfinite(days) and days > 0):
         raise ConfigError(
             "bad-days", f"{days} days between the dates", "Give the earlier one first"
         )
+    if not most_apart_mm >= 0:
+        raise ConfigError("bad-distance", f"{most_apart_mm} mm between centres", "Give 0 or more")
     if not same_grid(before, after, within=1e-3):
-        raise GeometryError(
-            "other-grid",
-            f"the earlier has {before.shape} voxels, the later {after.shape}, or they lie apart",
-            "Register the later one, and bring it to that grid (`resample_like`)",
-        )
+        if not registered:
+            raise GeometryError(
+                "other-grid",
+                f"the earlier has {before.shape} voxels, the later {after.shape}, or they lie "
+                "apart: nothing says that the body lies alike in both",
+                "Register the later scan to the earlier one; if it is, say so (`registered`)",
+            )
+        seen = resample_like(after, before, labels=True)
+    else:
+        seen = after
     earlier, later = measure_instances(before), measure_instances(after)
-    pairs = _pair(earlier, later, _overlaps(before, after), most_apart_mm)
+    pairs = _pair(earlier, later, _overlaps(earlier, later, before, seen), most_apart_mm)
     gone = [Change(one, None) for row, one in enumerate(earlier) if row not in pairs]
     new = [Change(None, one) for row, one in enumerate(later) if row not in set(pairs.values())]
     same = [_change(earlier[row], later[column], days) for row, column in sorted(pairs.items())]
     return [*same, *gone, *new]
 
 
-def _overlaps(before: Volume, after: Volume) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-    overlaps = overlap_instances(before.data[0].cpu().numpy(), after.data[0].cpu().numpy())
-    return overlaps > 0
+def _overlaps(
+    earlier: Sequence[Instance], later: Sequence[Instance], before: Volume, seen: Volume
+) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """Whether voxels of one hold the other, on one grid, where a small one may have none left."""
+    ones, others = (volume.data[0].cpu().numpy().ravel() for volume in (before, seen))
+    both = (ones > 0) & (others > 0)
+    found = set(zip(ones[both].tolist(), others[both].tolist(), strict=True))
+    rows = [[(one.number, other.number) in found for other in later] for one in earlier]
+    return np.array(rows, dtype=np.bool_).reshape(len(earlier), len(later))
 
 
 def _pair(

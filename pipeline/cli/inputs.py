@@ -57,6 +57,39 @@ def detect(
 
 
 @app.command()
+def growth(
+    before: Annotated[Path, typer.Argument(help="Mask of the earlier date, each value an object.")],
+    after: Annotated[Path, typer.Argument(help="Mask of the later date, of the same subject.")],
+    days: Annotated[float, typer.Option(help="Days between the two.")],
+    out: Annotated[Path | None, typer.Option(help="CSV for all measures of each object.")] = None,
+    label: Annotated[
+        int | None,
+        typer.Option(help="Of masks of classes: each connected part of this one is an object."),
+    ] = None,
+    most_apart: Annotated[
+        float, typer.Option(help="Most mm between centres of one object that does not overlap.")
+    ] = 10.0,
+    registered: Annotated[
+        bool,
+        typer.Option(
+            "--registered", help="The grids differ, but the body is known to lie alike in both."
+        ),
+    ] = False,
+) -> None:
+    """Follow objects from one date to another: which is which, and how much each grew."""
+    from pipeline.growth import follow_objects, show_growth, write_growth
+
+    changes = follow_objects(
+        before, after, days=days, label=label, most_apart_mm=most_apart, registered=registered
+    )
+    for line in show_growth(changes):
+        typer.echo(line)
+    if out is not None:
+        write_growth(out, changes)
+        typer.echo(out)
+
+
+@app.command()
 def classify(
     model: Annotated[
         Path, typer.Argument(help="Model folder of a run, e.g. runs/adrenal_cpu/model.")

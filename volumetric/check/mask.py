@@ -111,7 +111,7 @@ def whole_labels(
         LabelError: fractions, or a label that `classes` does not name.
     """
     if data.is_floating_point():
-        data = _rounded(data, path)
+        data = whole_numbers(data, path)
     low, high = (int(value) for value in torch.aminmax(data))
     if low >= 0 and high <= 255:
         data = data.to(torch.uint8)
@@ -135,7 +135,12 @@ def whole_labels(
     return data
 
 
-def _rounded(data: torch.Tensor, path: Path | None) -> torch.Tensor:
+def whole_numbers(data: torch.Tensor, path: Path | None) -> torch.Tensor:
+    """Floating-point labels without what scaling and back has left.
+
+    Raises:
+        LabelError: fractions, NaN or infinity.
+    """
     rounded = data.round()
     whole = (data - rounded).abs() <= _ROUNDING  # not so for NaN and infinity
     if not bool(whole.all()):
