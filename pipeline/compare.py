@@ -20,10 +20,16 @@ from pipeline.report.scores import is_loss
 from pipeline.results import note_few_subjects
 from volumetric.metrics.resampling import Resampling
 
-_MAIN = {"classify": ("top1", "average_precision"), "detect": ("froc",), "segment": ("dice",)}
+_MAIN = {
+    "classify": ("top1", "average_precision"),
+    "detect": ("froc",),
+    "instances": ("panoptic_quality",),
+    "segment": ("dice",),
+}
 _OF_CASES = {
     "classify": ("true_probability", "all"),
     "detect": ("mistakes", "all"),
+    "instances": ("mistakes", "all"),
 }  # what a case's score is; else the main one
 
 

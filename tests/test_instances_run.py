@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from pipeline.instances.predict import predict, prediction_path
 from pipeline.instances.train import train
 from pipeline.manifest import load_data_set
 from pipeline.report.detection import write_detection_report
-from pipeline.run import Run, create_run
+from pipeline.run import Run, create_run, open_run
 from pipeline.segmentation.segment import segment
 from tests.conftest import save
 from volumetric import read_volume
@@ -263,10 +264,32 @@ def test_bad_choices_are_refused(done: Run, tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(about))
     with pytest.raises(ManifestError, match="has one class, numbered 1"):
         load_data_set(tmp_path / "two.yaml")
-    other = create_run(_config(done.manifest), tmp_path / "other")
-    (other.folder / "results.json").write_text((done.folder / "results.json").read_text())
-    with pytest.raises(ConfigError, match="cannot be compared yet"):
-        compare(done.folder, other.folder, out=tmp_path / "c")
+
+
+def test_two_runs_are_compared_on_what_they_outlined(done: Run, tmp_path: Path) -> None:
+    """The second has the first's weights, and takes neighbours for one object."""
+    shutil.copytree(done.folder, tmp_path / "joined")
+    config = yaml.safe_load((tmp_path / "joined" / "config.yaml").read_text())
+    config |= {"name": "joined", "predict": {**config["predict"], "apart_mm": 40.0}}
+    (tmp_path / "joined" / "config.yaml").write_text(yaml.safe_dump(config))
+    other = open_run(tmp_path / "joined")
+    prepare(other)  # plans anew
+    predict(other, 0)
+    evaluate(other)
+    page, found = compare(done.folder, other.folder, out=tmp_path / "both", n_resamples=200)
+    assert "better than" in found["sentence"]
+    assert "panoptic quality" in found["sentence"].lower()
+    for side, run in (("a", done), ("b", other)):
+        told = json.loads((run.folder / "results.json").read_text())["metrics"]
+        assert found["metrics"].keys() == told.keys()
+        for metric, by_class in told.items():
+            value = found["metrics"][metric]["all"][side]
+            assert value == pytest.approx(by_class["all"]["mean"], abs=1e-4), (metric, side)
+    quality = found["metrics"]["panoptic_quality"]["all"]
+    assert quality["ci_high"] < 0
+    worst = found["cases"][0]
+    assert worst["b"] > worst["a"]  # mistakes
+    assert "Mistakes" in page.read_text()
 
 
 def test_a_task_that_a_manifest_does_not_serve_is_refused(done: Run, tmp_path: Path) -> None:

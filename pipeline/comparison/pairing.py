@@ -48,7 +48,7 @@ class Pair:
     Attributes:
         first: A.
         second: B.
-        task: "segment", "classify" or "detect".
+        task: "segment", "classify", "detect" or "instances".
         classes: names of the classes, in A's order.
         ids: the cases, in A's order.
         only: ids of the cases that only A or only B scored.
@@ -145,13 +145,6 @@ def _same_task(one: Side, other: Side) -> str:
             f"is of task {tasks[1]}, {one.folder} of {tasks[0]}",
             "Compare runs of one task",
             path=other.folder,
-        )
-    if tasks[0] == "instances":
-        raise ConfigError(
-            "other-task",
-            "is of task instances, which cannot be compared yet",
-            "Compare the scores.csv of both",
-            path=one.folder,
         )
     return "classify" if tasks[0] == "classify_scans" else tasks[0]
 

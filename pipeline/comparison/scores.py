@@ -12,6 +12,7 @@ from pipeline.comparison.pairing import TOLERANCE, Pair, Side
 from pipeline.report.wording import known
 from volumetric.metrics.comparison import Compared, compare_classification, compare_statistics
 from volumetric.metrics.delong import delong_difference
+from volumetric.metrics.instances import MASK_METRICS
 from volumetric.metrics.resampling import Resampling
 from volumetric.metrics.statistics import paired_difference
 from volumetric.metrics.thresholds import call_classes, threshold_statistic
@@ -56,17 +57,23 @@ def score_pair(pair: Pair, resampling: Resampling) -> Rows:
     """Metric -> class -> both values and their difference, whole subjects resampled."""
     if pair.task == "classify":
         return _classification(pair, resampling)
-    if pair.task == "detect":
-        # Other tasks' runs are compared without what boxes need.
-        from pipeline.comparison.objects import detection_statistics
-
-        ours, theirs = detection_statistics(pair)
-        return _rows(
-            compare_statistics(
-                ours, theirs, len(pair.ids), subjects=pair.subjects, resampling=resampling
-            )
-        )
+    if pair.task in ("detect", "instances"):
+        return _objects(pair, resampling)
     return _segmentation(pair, resampling)
+
+
+def _objects(pair: Pair, resampling: Resampling) -> Rows:
+    # Other tasks' runs are compared without what boxes need.
+    from pipeline.comparison.objects import detection_statistics, instances_statistics
+
+    how: dict[str, Any] = {"subjects": pair.subjects, "resampling": resampling}
+    if pair.task == "detect":
+        return _rows(compare_statistics(*detection_statistics(pair), len(pair.ids), **how))
+    outlined, ranked = (
+        _rows(compare_statistics(*both, len(pair.ids), **how))
+        for both in instances_statistics(pair)
+    )
+    return outlined | {name: {"all": ranked[name]["all"]} for name in MASK_METRICS}
 
 
 def compare_areas(pair: Pair, confidence: float) -> dict[str, Any] | None:

@@ -9,7 +9,11 @@ from pipeline.comparison.scores import Rows
 from pipeline.report import scores
 from pipeline.report.wording import known
 
-_PLAIN = {"top1": "accuracy", "average_precision": "average precision"}
+_PLAIN = {
+    "top1": "accuracy",
+    "average_precision": "average precision",
+    "panoptic_quality": "panoptic quality",
+}
 _MEANS = ("mean", "all")
 
 UNCORRECTED = (
@@ -35,7 +39,7 @@ def sentence(comparison: Mapping[str, Any]) -> str:
     a, b = (f"{side} ({comparison[side.lower()]['name']})" for side in "AB")
     better = verdict(row, metric)
     n = _count(row["n"], comparison["n_subjects"], comparison["n_cases"])
-    if comparison.get("task") == "detect":
+    if comparison.get("task") in ("detect", "instances"):
         n = f"n = {row['n']} objects in {comparison['n_cases']} cases"
     if better:
         ends = sorted(abs(row[end]) for end in ("difference", "ci_low", "ci_high"))

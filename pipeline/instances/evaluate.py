@@ -21,6 +21,7 @@ from volumetric.check import read_case
 from volumetric.io import read_volume
 from volumetric.metrics.detection import score_detection
 from volumetric.metrics.instances import (
+    MASK_METRICS,
     SAME,
     overlap_instances,
     score_instances,
@@ -28,8 +29,6 @@ from volumetric.metrics.instances import (
 )
 from volumetric.metrics.resampling import Resampling
 from volumetric.objects import find_objects
-
-_OF_OBJECTS = ("ap@0.5", "ar@0.5")  # of the metrics of detection, those asked of masks
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,4 +138,4 @@ def _cohort(
         subjects=subjects,
         resampling=resampling,
     )
-    return metrics | {name: {"all": asdict(by_masks[name]["all"])} for name in _OF_OBJECTS}
+    return metrics | {name: {"all": asdict(by_masks[name]["all"])} for name in MASK_METRICS}

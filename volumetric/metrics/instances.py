@@ -27,6 +27,9 @@ from volumetric.metrics.statistics import Interval
 Instances = NDArray[np.integer[Any]]
 _Array = NDArray[np.float64]
 
+MASK_METRICS = ("ap@0.5", "ar@0.5")
+"""Of the metrics of detection, those asked of masks in place of boxes."""
+
 SAME = 0.5  # overlap above which an object found is a true one
 _METRICS = ("panoptic_quality", "segmentation_quality", "recognition_quality", "count_error")
 
@@ -98,6 +101,18 @@ def score_instances(
     Raises:
         ConfigError: no case, or `subjects` of another length.
     """
+    scores = score_statistic(
+        instances_statistic(cases), len(cases), subjects=subjects, resampling=resampling
+    )
+    return {name: of_all[ALL] for name, of_all in scores.items()}
+
+
+def instances_statistic(cases: Sequence[Outlined]) -> Statistic:
+    """What `score_instances` scores, to be drawn anew.
+
+    Raises:
+        ConfigError: no case.
+    """
     if not cases:
         raise ConfigError("no-cases", "no case to score", "Give at least one")
     table = np.array([(one.overlap, one.n_pairs, one.n_found, one.n_true) for one in cases])
@@ -111,9 +126,7 @@ def score_instances(
 
     counts = {(name, ALL): int(table[:, 3].sum()) for name in _METRICS if name != "count_error"}
     keys = tuple((name, ALL) for name in _METRICS)
-    statistic = Statistic(keys, measure, counts, _why_undefined)
-    scores = score_statistic(statistic, len(cases), subjects=subjects, resampling=resampling)
-    return {name: of_all[ALL] for name, of_all in scores.items()}
+    return Statistic(keys, measure, counts, _why_undefined)
 
 
 def _why_undefined(_metric: str, _name: str, n: int) -> str:
