@@ -12,7 +12,7 @@ from pipeline.classification.config import ClassifyConfig
 from pipeline.classification.scan_config import ClassifyScansConfig
 from pipeline.detection.config import DetectConfig
 from pipeline.instances.config import InstancesConfig
-from pipeline.pretraining.config import PretrainConfig
+from pipeline.pretraining.config import PretrainClipsConfig, PretrainConfig
 from pipeline.segmentation.config import SegmentConfig
 from volumetric.errors import ConfigError
 
@@ -25,6 +25,7 @@ RunConfig = (
     | DetectConfig
     | InstancesConfig
     | PretrainConfig
+    | PretrainClipsConfig
 )
 _CONFIGS: dict[str, type[RunConfig]] = {
     "segment": SegmentConfig,
@@ -33,6 +34,7 @@ _CONFIGS: dict[str, type[RunConfig]] = {
     "detect": DetectConfig,
     "instances": InstancesConfig,
     "pretrain": PretrainConfig,
+    "pretrain_clips": PretrainClipsConfig,
 }
 
 

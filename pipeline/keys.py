@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import hash_code, hash_files, hash_values, read_json
-from pipeline.run import Run
+from pipeline.run import WITHOUT_LABELS, Run
 from volumetric.cases import Case
 from volumetric.errors import OutputError, UnreadableFileError
 from volumetric.io.prepared import open_prepared
+from volumetric.spec import AnySpec
 
 Folds = Mapping[str, Mapping[str, Any]]
 """What a model folder says of the weights of each fold."""
@@ -34,7 +35,7 @@ def case_key(run: Run[Any], case: Case) -> str:
     Raises:
         UnreadableFileError: a file is missing.
     """
-    if run.config.task == "pretrain":  # labels do not count, not even whether there are any
+    if run.config.task in WITHOUT_LABELS:  # labels do not count, not even whether there are any
         case = replace(case, mask=None, boxes=None, label=None)
     for path in (case.image, case.mask, case.boxes):
         if path is not None and not path.exists():
@@ -88,12 +89,22 @@ def learning_fields(run: Run[Any], *, but: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in but}
 
 
+def source_fold(run: Run[Any], spec: AnySpec, fold: int) -> int | None:
+    """Which fold's weights of a model folder to start from: of the same data set the same.
+
+    Another fold's have seen the cases that are held out now. Of another data set any: None.
+    """
+    return fold if spec.about.get("data_set") == run.data_set.name else None
+
+
 def weights_key(path: Path | None) -> str | None:
-    """Of the bytes of the file that a network's weights come from; None where there is none.
+    """Of the bytes of what a network's weights come from, a file or a model folder; None: nothing.
 
     Raises:
-        UnreadableFileError: the file is missing.
+        UnreadableFileError: it is missing.
     """
+    if path is not None and path.is_dir():
+        return hash_files(sorted(path.glob("fold_*.safetensors")))
     if path is not None and not path.exists():
         raise UnreadableFileError(
             "missing-file", "does not exist", "Check model.weights", path=path

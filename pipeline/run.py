@@ -15,7 +15,7 @@ from pipeline.detection.config import DetectConfig
 from pipeline.files import read_json, write_json, write_text
 from pipeline.instances.config import InstancesConfig
 from pipeline.manifest import DataSet, find_manifest, load_cases, load_data_set
-from pipeline.pretraining.config import PretrainConfig
+from pipeline.pretraining.config import PretrainClipsConfig, PretrainConfig
 from pipeline.provenance import write_provenance
 from pipeline.segmentation.config import SegmentConfig
 from volumetric.cases import Case
@@ -23,6 +23,7 @@ from volumetric.errors import ConfigError, OutputError, VolumetricError
 from volumetric.folds import with_folds
 from volumetric.network_names import weights_path
 
+WITHOUT_LABELS = ("pretrain", "pretrain_clips")
 _OF_VOXELS = ("segment", "detect", "instances")
 _Config = TypeVar("_Config", bound=RunConfig, covariant=True)
 
@@ -92,8 +93,8 @@ class Run(Generic[_Config]):
             return case.mask is not None
         if self.config.task == "detect":
             return case.mask is not None or case.boxes is not None
-        if self.config.task == "pretrain":
-            return True  # a scan is its own
+        if self.config.task in WITHOUT_LABELS:
+            return True  # a scan or clip is its own
         return case.label is not None or self.data_set.multi_label
 
     def with_fold(self, fold: str) -> Run[_Config]:
@@ -125,6 +126,7 @@ SegmentRun = Run[SegmentConfig]
 DetectRun = Run[DetectConfig]
 InstancesRun = Run[InstancesConfig]
 PretrainRun = Run[PretrainConfig]
+PretrainClipsRun = Run[PretrainClipsConfig]
 ObjectsRun = Run[DetectConfig | InstancesConfig]
 """A run of objects, whether boxes of them are found or their voxels."""
 ClassifyRun = Run[ClassifyConfig]
@@ -178,7 +180,7 @@ def _refuse_other_truth(run: Run[Any]) -> None:
     """A task learns from what its manifest says of cases: classes, numbered objects, or labels."""
     data_set, task = run.data_set, run.config.task
     reason, remedy = "", ""
-    if task == "pretrain":
+    if task in WITHOUT_LABELS:
         return
     if task in _OF_VOXELS and not data_set.classes:
         reason, remedy = "names labels of whole cases", "classify or classify_scans"

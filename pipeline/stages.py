@@ -42,6 +42,8 @@ def find_stages(run: Run[Any]) -> Stages:
             return _instances()
         case "pretrain":
             return _pretraining()
+        case "pretrain_clips":
+            return _pretraining_on_clips()
         case task:
             return _classification(task)
 
@@ -93,10 +95,22 @@ def _pretraining() -> Stages:
     def report(run: Run[Any]) -> Path:
         return write_report(run.folder, [], classes={})
 
-    def predict(run: Run[Any], fold: int) -> None:
-        """Nothing is asked of the cases but what `evaluate` does."""
+    return Stages(prepare, train, _predict_nothing, _nothing, evaluate, report)
 
-    return Stages(prepare, train, predict, _nothing, evaluate, report)
+
+def _pretraining_on_clips() -> Stages:
+    from pipeline.classification.prepare_clips import prepare
+    from pipeline.pretraining.clips import evaluate, train
+    from pipeline.report import write_report
+
+    def report(run: Run[Any]) -> Path:
+        return write_report(run.folder, [], classes={})
+
+    return Stages(prepare, train, _predict_nothing, _nothing, evaluate, report)
+
+
+def _predict_nothing(run: Run[Any], fold: int) -> None:
+    """Nothing is asked of cases without labels but what `evaluate` does."""
 
 
 def _nothing(run: Run[Any]) -> None:

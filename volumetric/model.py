@@ -24,6 +24,7 @@ from volumetric.spec import (
     PretrainedSpec,
     ScanClassifierSpec,
 )
+from volumetric.transfer import head_of
 
 _FORMAT = 1
 # What two networks need not share.
@@ -172,25 +173,31 @@ def load_pretrained(
     return _load(PretrainedSpec, Path(folder), device=device, folds=folds)
 
 
-def pretrained_fold(spec: PretrainedSpec, folder: Path, *, fold: int | None) -> str:
+def learned_fold(spec: AnySpec, folder: Path, *, fold: int | None) -> str:
     """The fold whose weights a network starts from: the one asked for, or else the first.
 
     Raises:
-        ConfigError: not pretrained.
+        ConfigError: not learned.
     """
     wanted = str(fold) if fold is not None else next(iter(sorted(spec.folds)), "any")
     if wanted not in spec.folds:
         raise ConfigError(
             "no-such-fold",
             f"has folds {sorted(spec.folds)}; fold {wanted} is held out, which those have seen",
-            f"Pretrain with fold {wanted} held out, too",
+            f"Train it with fold {wanted} held out, too",
             path=folder,
         )
     return wanted
 
 
-def start_from(network: nn.Module, folder: Path, *, fold: int | None) -> None:
-    """Give a network what another learned without labels, all but its heads.
+def start_from(
+    network: nn.Module,
+    folder: Path,
+    *,
+    fold: int | None,
+    of: type[Any] = PretrainedSpec,
+) -> None:
+    """Give a network what another has learned, all but its head.
 
     That of the fold; None: whatever fold, as where it learned from other cases altogether.
 
@@ -198,13 +205,14 @@ def start_from(network: nn.Module, folder: Path, *, fold: int | None) -> None:
         UnreadableFileError: no model folder, or damaged.
         ConfigError: a model that does something else, or not of this network: names what differs.
     """
-    spec = load_pretrained_spec(folder)
-    name = pretrained_fold(spec, folder, fold=fold)
+    spec = _of_task(load_any_spec(folder), of, folder)
+    name = learned_fold(spec, folder, fold=fold)
     path = _weights_path(folder, int(name))
     known = _load_network(spec, path, spec.folds[name]["weights_sha256"]).state_dict()
     own = network.state_dict()
+    head = f"{head_of(network)}."
     known, wanted = (
-        {name: value for name, value in one.items() if not name.startswith("heads.")}
+        {name: value for name, value in one.items() if not name.startswith(head)}
         for one in (known, own)
     )
     differing = sorted(
@@ -216,7 +224,7 @@ def start_from(network: nn.Module, folder: Path, *, fold: int | None) -> None:
         raise ConfigError(
             "other-network",
             f"holds another network: {len(differing)} weights differ, {differing[0]} first",
-            "Use model.kind and the sizes that it was pretrained with",
+            "Use model.kind and the sizes that it was trained with",
             path=folder,
         )
     network.load_state_dict({**own, **known})

@@ -39,6 +39,11 @@ def split_stages(network: nn.Module) -> list[Stage]:
     return _without_repeats(stages)
 
 
+def head_of(network: nn.Module) -> str:
+    """What the head of a network is called, see `split_stages`; "" of one of a single module."""
+    return _split(network)[1][0]
+
+
 def group_parameters(
     network: nn.Module, *, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.classification.scan_config import ClassifyScansConfig
-from pipeline.run import ClassifyRun, ClassifyScansRun, LabelRun
+from pipeline.run import ClassifyRun, ClassifyScansRun, LabelRun, PretrainClipsRun
 from volumetric.augment import Augmentation
 from volumetric.clip_augment import ClipAugmentation
 from volumetric.errors import ConfigError
@@ -13,7 +13,7 @@ from volumetric.errors import ConfigError
 _SIDES = 2  # the axis from left to right
 
 
-def choose_augmentation(run: ClassifyRun) -> ClipAugmentation:
+def choose_augmentation(run: ClassifyRun | PretrainClipsRun) -> ClipAugmentation:
     """What the configuration says; sides are not exchanged where the manifest says they matter."""
     settings = ClipAugmentation(**run.config.train.augment.model_dump())
     return replace(settings, p_flip=0.0) if run.data_set.sides_matter else settings

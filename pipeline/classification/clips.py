@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 from pipeline.classification.augmentation import choose_augmentation, tested_axes
 from pipeline.files import read_json
 from pipeline.keys import read_plan
-from pipeline.run import ClassifyRun, describe_origin
-from volumetric.clip_augment import augment_clips, mix_clips, sample_changes, sample_mix
+from pipeline.run import ClassifyRun, Run, describe_origin
+from volumetric.clip_augment import (
+    ClipAugmentation,
+    augment_clips,
+    mix_clips,
+    sample_changes,
+    sample_mix,
+)
 from volumetric.clip_dataset import draw_clips
 from volumetric.inference.clips import (
     ClipScores,
@@ -39,23 +45,31 @@ def make_spec(run: ClassifyRun) -> ClassifierSpec:
     Raises:
         ConfigError: mirror images are asked for that the manifest does not allow.
     """
-    plan, model, protocol = read_plan(run), run.config.model, run.config.predict
-    mean, std = STATISTICS["kinetics" if model.weights == "kinetics" else "imagenet"]
+    protocol = run.config.predict
     return ClassifierSpec(
-        **model.model_dump(exclude={"weights", "trunk"}),
+        **describe_input(run),
         members=run.config.train.members,
         classes=list(run.data_set.labels),
         multi_label=run.data_set.multi_label,
-        rate=plan["rate"],
-        short_side=plan["short_side"],
-        mean=list(mean),
-        std=list(std),
         views=protocol.views,
         crops=protocol.crops,
         mirror_axes=tested_axes(run),
-        fingerprint=read_json(run.folder / "fingerprint.json"),
-        about=describe_origin(run),
     )
+
+
+def describe_input(run: Run[Any]) -> dict[str, Any]:
+    """What the specs of all networks of clips say alike: what they are, and what they see."""
+    plan, model = read_plan(run), run.config.model
+    mean, std = STATISTICS["kinetics" if model.weights == "kinetics" else "imagenet"]
+    return {
+        **model.model_dump(exclude={"weights", "trunk"}),
+        "rate": plan["rate"],
+        "short_side": plan["short_side"],
+        "mean": list(mean),
+        "std": list(std),
+        "fingerprint": read_json(run.folder / "fingerprint.json"),
+        "about": describe_origin(run),
+    }
 
 
 def drawing(
@@ -77,18 +91,28 @@ def drawing(
             chances=chances,
             jitter=settings.jitter,
         )
-        parts = []
-        for clip in _stacked(clips):
-            batch = clip.to(device)
-            changes = sample_changes(batch, generator, settings=settings)
-            parts.append(augment_clips(batch, changes, size=spec.frame_size))
+        images = change_clips(clips, generator, settings=settings, spec=spec)
         mix = sample_mix(len(clips), generator, settings=settings)
-        images, targets = mix_clips(
-            torch.cat(parts), targets.to(device), mix, n_classes=len(spec.classes)
-        )
+        images, targets = mix_clips(images, targets.to(device), mix, n_classes=len(spec.classes))
         return present(images, spec), targets
 
     return draw
+
+
+def change_clips(
+    clips: Sequence[torch.Tensor],
+    generator: torch.Generator,
+    *,
+    settings: ClipAugmentation,
+    spec: ClassifierSpec,
+) -> torch.Tensor:
+    """Changed clips (B, C, frames, *spec.frame_size) on the generator's device, of any sizes."""
+    parts = []
+    for clip in _stacked(clips):
+        batch = clip.to(generator.device)
+        changes = sample_changes(batch, generator, settings=settings)
+        parts.append(augment_clips(batch, changes, size=spec.frame_size))
+    return torch.cat(parts)
 
 
 def picture(prepared: Prepared, spec: ClassifierSpec) -> Volume:

@@ -38,7 +38,8 @@ class NetworkSection(Section):
 
     kind: str
     weights: str = "none"
-    """`none`, `imagenet`, `kinetics`, or a local file in torchvision's format."""
+    """`none`, `imagenet`, `kinetics`, a local file in torchvision's format, or the model folder of
+    a run of this task or, of clips, of `pretrain_clips`: all but its head."""
     trunk: Literal["train", "frozen"] = "train"
     """Frozen: a 2D network keeps its weights, what it sees is kept on disk, heads alone learn."""
     aggregate: Aggregate = "mean"
@@ -61,8 +62,14 @@ class NetworkSection(Section):
 
     @property
     def weights_file(self) -> Path | None:
-        """The file that `weights` names, if it is one."""
+        """The file or folder that `weights` names, if it is one."""
         return weights_path(self.weights)
+
+    @property
+    def weights_folder(self) -> Path | None:
+        """The model folder that `weights` names, if it is one."""
+        path = self.weights_file
+        return path if path is not None and path.is_dir() else None
 
 
 class ModelSection(NetworkSection):

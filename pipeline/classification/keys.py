@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.classification.augmentation import mirror_chances
 from pipeline.files import hash_code, hash_values
 from pipeline.keys import facts_key, learning_fields, read_plan, weights_key
-from pipeline.run import LabelRun
+from pipeline.run import LabelRun, PretrainClipsRun
 from volumetric.cases import Case
 from volumetric.spec import ClassifierSpec, ScanClassifierSpec
 
@@ -20,11 +20,12 @@ _LEARNING = (
 )
 _PLANNED = {
     "classify": ("rate", "short_side"),
+    "pretrain_clips": ("rate", "short_side"),
     "classify_scans": ("spacing_mm", "intensity", "shape"),
 }
 
 
-def prepared_key(run: LabelRun, case: Case) -> str:
+def prepared_key(run: LabelRun | PretrainClipsRun, case: Case) -> str:
     """Of the case's facts and of how the plan prepares it."""
     plan = read_plan(run)
     return hash_values(facts_key(run, case), *(plan[name] for name in _PLANNED[run.config.task]))

@@ -16,10 +16,11 @@ from pipeline.classification.keys import prepared_key, training_key
 from pipeline.classification.medium import LabelSpec, find_medium
 from pipeline.classification.scan_config import ScanModelSection
 from pipeline.device import describe_device, find_device
+from pipeline.keys import source_fold
 from pipeline.learning import training_settings
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
-from pipeline.run import LabelRun
+from pipeline.run import LabelRun, PretrainClipsRun
 from volumetric.cases import Case
 from volumetric.errors import ConfigError, ManifestError, OutputError
 from volumetric.folds import draw_share
@@ -27,7 +28,7 @@ from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.labelled import LabelledCase, draw_chances, open_labelled
 from volumetric.learning import Lesson, fit
 from volumetric.losses import Loss, classification_loss
-from volumetric.model import Model, save_fold
+from volumetric.model import Model, load_any_spec, save_fold, start_from
 from volumetric.models import SliceNetwork
 from volumetric.networks import build_network
 
@@ -54,7 +55,7 @@ def train(run: LabelRun, fold: int) -> None:
         spec = find_medium(run).make_spec(run)
         settings = training_settings(run)
         torch.manual_seed(settings.seed)
-        network = _start(run, spec).to(device)
+        network = start_network(run, spec, fold).to(device)
         key = training_key(run, fold)
         cases = split_cases(run, fold)
         lesson = _lesson(run, network, spec, cases=cases)
@@ -68,10 +69,21 @@ def train(run: LabelRun, fold: int) -> None:
         save_fold(run.model, fold, network, spec=spec, facts={"key": key})
 
 
-def _start(run: LabelRun, spec: LabelSpec) -> nn.Module:
+def start_network(run: LabelRun | PretrainClipsRun, spec: LabelSpec, fold: int) -> nn.Module:
+    """The network with the weights that the configuration names, of a model folder that fold's.
+
+    Raises:
+        ConfigError, DownloadError, UnreadableFileError, UnsupportedError: no such weights.
+    """
     model = run.config.model
     checkpoint = isinstance(model, ScanModelSection) and model.checkpoint
-    return build_network(spec, weights=model.weights, checkpoint=checkpoint)
+    folder = model.weights_folder
+    if folder is None:
+        return build_network(spec, weights=model.weights, checkpoint=checkpoint)
+    network = build_network(spec, checkpoint=checkpoint)
+    source = source_fold(run, load_any_spec(folder), fold)
+    start_from(network, folder, fold=source, of=type(spec))
+    return network
 
 
 def split_cases(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
@@ -100,7 +112,7 @@ def split_cases(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
     return learned, [case for case in cases if case.fold == fold]
 
 
-def read_prepared(run: LabelRun, case: Case) -> Prepared:
+def read_prepared(run: LabelRun | PretrainClipsRun, case: Case) -> Prepared:
     """The prepared clip or scan of a case.
 
     Raises:

@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.classification.config import AugmentSection as ClipAugmentSection
+from pipeline.classification.config import ModelSection as ClipModelSection
+from pipeline.classification.config import PrepareSection as ClipPrepareSection
 from pipeline.sections import CommonConfig, IntervalSection, LearningSection, Positive
 from pipeline.segmentation.config import AugmentSection, ModelSection, PrepareSection
 
@@ -30,6 +33,41 @@ class HidingSection(LearningSection):
     validation_cases: Positive = 16
     """At most so many held-out cases are looked at after each epoch (one patch each)."""
     augment: PlainAugmentSection = PlainAugmentSection()
+
+
+class PacingSection(LearningSection):
+    """How the network learns: clips are shown faster or backwards, and it says how."""
+
+    steps_per_epoch: Positive = 50
+    batch_size: Positive = 16
+    """Clips a step."""
+    paces: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
+    """Times `model.stride`, each as it is and backwards; a clip is shown those it is long for."""
+    cache_gb: Annotated[float, Field(ge=0)] = 4.0
+    """Prepared clips are held in memory if they fit in this, else read one by one."""
+    validation_cases: Positive = 64
+    """At most so many held-out clips are looked at after each epoch."""
+    augment: ClipAugmentSection = ClipAugmentSection()
+
+
+class PretrainClipsConfig(CommonConfig):
+    """A run that learns from clips alone; its model folder is what others take as weights."""
+
+    task: Literal["pretrain_clips"] = "pretrain_clips"
+    prepare: ClipPrepareSection = ClipPrepareSection()
+    model: ClipModelSection = ClipModelSection()
+    train: PacingSection = PacingSection()
+    evaluate: IntervalSection = IntervalSection()
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> PretrainClipsConfig:
+        if self.model.trunk == "frozen" or self.model.lag is not None:
+            raise ValueError("pretraining shows every pace anew: leave out trunk and lag")
+        if self.model.weights == "none" and self.train.transferring:
+            raise ValueError(f"{self.train.transferring} can only be chosen with model.weights")
+        if len(set(self.train.paces)) < len(self.train.paces):
+            raise ValueError("train.paces has one twice")
+        return self
 
 
 class PretrainConfig(CommonConfig):

@@ -19,7 +19,7 @@ from pipeline.report.wording import known
 from volumetric.cases import Case
 from volumetric.errors import VolumetricError
 
-_TASKS = {"segment": "Segmentation", "pretrain": "Pretraining"}
+_TASKS = {"segment": "Segmentation", "pretrain": "Pretraining", "pretrain_clips": "Pretraining"}
 
 
 def write_report(

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pipeline.files import hash_code, hash_values
-from pipeline.keys import facts_key, learned_from, learning_fields, read_plan, weights_key
+from pipeline.keys import (
+    facts_key,
+    learned_from,
+    learning_fields,
+    read_plan,
+    source_fold,
+    weights_key,
+)
 from pipeline.run import SegmentRun
 from volumetric.cases import Case
-from volumetric.model import load_pretrained_spec, pretrained_fold
-from volumetric.spec import ModelSpec, PretrainedSpec
+from volumetric.model import learned_fold, load_pretrained_spec
+from volumetric.spec import ModelSpec
 
 _LEARNING = (
     *("augment", "dataset", "learning", "losses"),
     *("models", "networks", "spec", "transfer"),
 )
 _UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
-
-
-def source_fold(run: SegmentRun, spec: PretrainedSpec, fold: int) -> int | None:
-    """Which fold's weights to start from: of the same data set the same, else any."""
-    return fold if spec.about.get("data_set") == run.data_set.name else None
 
 
 def _start_key(run: SegmentRun, fold: int) -> str | None:
@@ -32,7 +34,7 @@ def _start_key(run: SegmentRun, fold: int) -> str | None:
     if folder is None:
         return weights_key(run.config.model.weights_file)
     spec = load_pretrained_spec(folder)
-    name = pretrained_fold(spec, folder, fold=source_fold(run, spec, fold))
+    name = learned_fold(spec, folder, fold=source_fold(run, spec, fold))
     return str(spec.folds[name]["weights_sha256"])
 
 

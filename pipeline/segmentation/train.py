@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.keys import read_plan
+from pipeline.keys import read_plan, source_fold
 from pipeline.learning import Course, describe_network, learn_fold, open_cases
 from pipeline.run import SegmentRun
-from pipeline.segmentation.keys import source_fold, training_key
+from pipeline.segmentation.keys import training_key
 from volumetric.augment import Augmentation, augment
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
 from volumetric.errors import ManifestError
