@@ -73,7 +73,7 @@ def _found(side: Side, pair: Pair) -> list[Objects]:
     found = []
     for name in pair.ids:
         path = side.folder / "predictions" / f"{name}.json"
-        if read_json(path)["key"] != side.cases[name]["prediction"]:
+        if read_json(path)["key"] != side.cases[name].get("prediction"):
             raise OutputError(
                 "stale-results",
                 "was made after the run was scored",
