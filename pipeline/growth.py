@@ -15,6 +15,7 @@ from volumetric.instances import Instance, split_components
 from volumetric.io import read_volume
 from volumetric.volume import Volume
 
+_MOST = 2**31 - 1
 _COLUMNS = (
     *("fate", "before", "after", "volume_before_mm3", "volume_after_mm3", "volume_ratio"),
     *("doubling_days", "longest_before_mm", "longest_after_mm", "longest_change_mm"),
@@ -38,10 +39,16 @@ def follow_objects(
 
     Raises:
         UnreadableFileError, UnsupportedError: a file is missing, damaged or of another kind.
-        LabelError: values that are no numbers of objects, or without the label.
+        LabelError: values that are no numbers of objects, or no such label in either.
         GeometryError, ConfigError: see `compare_dates`.
     """
+    if label is not None and label < 1:
+        raise LabelError("bad-label", f"label {label} is no class", "Give one from 1 on")
     ones, others = (_read(path, label) for path in (before, after))
+    if label is not None and not (ones.data.any() or others.data.any()):
+        raise LabelError(
+            "no-such-label", f"label {label} is in neither mask", "Check the label", path=before
+        )
     return compare_dates(
         ones, others, days=days, most_apart_mm=most_apart_mm, registered=registered
     )
@@ -80,10 +87,11 @@ def _read(path: Path, label: int | None) -> Volume:
             "bad-channels", "is no mask of a scan with one channel", "Name a mask", path=path
         )
     data = whole_numbers(mask.data, path) if mask.data.is_floating_point() else mask.data
-    if int(data.min()) < 0:
+    low, high = int(data.min()), int(data.max())
+    if low < 0 or high > _MOST:
         raise LabelError(
             "bad-number",
-            f"holds {int(data.min())}, and objects are numbered from 1",
+            f"holds {low if low < 0 else high}, and objects are numbered from 1 to {_MOST}",
             "Name the mask, not the image",
             path=path,
         )

@@ -102,7 +102,11 @@ def test_an_object_smaller_than_the_other_grids_voxels_is_told_of() -> None:
 
 @pytest.mark.parametrize(
     ("values", "said"),
-    [((0.0, 0.5), "fractional-labels"), ((-1000.0, 40.0), "bad-number")],
+    [
+        ((0.0, 0.5), "fractional-labels"),
+        ((-1000.0, 40.0), "bad-number"),
+        ((0.0, 2.0**32), "bad-number"),
+    ],
 )
 def test_an_image_is_no_mask(values: tuple[float, float], said: str, tmp_path: Path) -> None:
     path = tmp_path / "image.nii.gz"
@@ -110,3 +114,9 @@ def test_an_image_is_no_mask(values: tuple[float, float], said: str, tmp_path: P
     write_volume(Volume(data, AFFINE), path)
     with pytest.raises(LabelError, match=said):
         follow_objects(path, path, days=1)
+
+
+@pytest.mark.parametrize(("label", "said"), [(0, "bad-label"), (-3, "bad-label"), (5, "no-such")])
+def test_a_label_that_is_none_is_refused(label: int, said: str, masks: tuple[Path, Path]) -> None:
+    with pytest.raises(LabelError, match=said):
+        follow_objects(*masks, days=1, label=label)

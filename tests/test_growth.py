@@ -50,6 +50,16 @@ def test_far_objects_are_others_unless_they_overlap() -> None:
     assert len(compare_dates(large, _balls(((10, 24, 20), 13.0)), days=1)) == 1
 
 
+def test_what_covers_an_object_is_the_same_rather_than_what_lies_nearer() -> None:
+    """A lesion grows to one side, and a small new one lies beside where it was."""
+    before = _balls(((10, 20, 14), 4.0))
+    after = _balls(((10, 20, 23), 12.0), ((10, 20, 7), 2.0))
+    same, new = compare_dates(before, after, days=100)
+    assert (same.before.number, same.after.number) == (1, 1)
+    assert same.volume_ratio > 5
+    assert new.before is None
+
+
 def test_as_many_are_paired_as_can_be() -> None:
     """The nearest pair first would leave the other two alone."""
     before = _balls(((10, 20, 10), 1.5), ((10, 20, 16), 1.5))

@@ -14,7 +14,7 @@ from volumetric.instances import Instance, measure_instances
 from volumetric.preprocess import resample_like
 from volumetric.volume import Volume, same_grid
 
-_FAR = 1e9  # mm: no pair
+_BESIDE, _FAR = 1e6, 1e9  # mm: a pair that does not overlap; no pair
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ def compare_dates(
 ) -> list[Change]:
     """Every object of two volumes of instances, paired where it is the same one.
 
-    A pair overlaps, or has its centres at most so far apart; as many are paired as can be, and of
-    all ways to do so that with the smallest sum of distances is taken. An object that became two
-    is paired with the nearer, and the other is new. The earlier scan's come first.
+    A pair overlaps, or has its centres at most so far apart; as many are paired as can be, of all
+    ways to do so with as many overlaps as can be, and of these that with the smallest sum of
+    distances is taken. An object that became two is paired with one, and the other is new. The
+    earlier scan's come first.
 
     Each is measured on its own grid. Whether they overlap is asked on the earlier's.
 
@@ -112,7 +113,8 @@ def _pair(
     others = np.array([one.centre_mm for one in later])
     apart = np.linalg.norm(ones[:, None] - others[None], axis=2)
     may_be = overlaps | (apart <= most_apart_mm)
-    rows, columns = linear_sum_assignment(np.where(may_be, apart, _FAR))
+    cost = np.where(overlaps, apart, np.where(may_be, apart + _BESIDE, _FAR))
+    rows, columns = linear_sum_assignment(cost)
     return {
         int(row): int(column)
         for row, column in zip(rows, columns, strict=True)

@@ -197,7 +197,9 @@ def _train_epoch(
     lesson, clock, waiting = plan
     settings = clock.settings
     rng = np.random.default_rng([settings.seed, clock.epoch])
-    generator = torch.Generator(fabric.device).manual_seed(settings.seed * 100_003 + clock.epoch)
+    seed = settings.seed * 100_003 + clock.epoch
+    generator = torch.Generator(fabric.device).manual_seed(seed)
+    torch.manual_seed(seed)  # of what networks draw themselves: dropout, a detector's samples
     values = _values(trained)
     losses = []
     for _ in range(settings.steps_per_epoch):

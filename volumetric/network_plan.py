@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from volumetric.network_names import Segmenter
-from volumetric.plan import choose_features, choose_patch, grow_cube, shrink_to
+from volumetric.plan import (
+    choose_features,
+    choose_patch,
+    choose_slice_axis,
+    grow_cube,
+    shrink_to,
+)
 
 Triple = tuple[int, int, int]
 
@@ -145,7 +151,7 @@ def _plan_slices(
 
     Slices of one case are alike, so that many cases a batch teach more than many slices.
     """
-    axis = int(np.argmax(spacing)) if wish.slice_axis is None else wish.slice_axis
+    axis = choose_slice_axis(shape, spacing) if wish.slice_axis is None else wish.slice_axis
     plane = [other for other in range(3) if other != axis]
     patch = np.ones(3)
     relative = np.array([spacing[other] for other in plane])

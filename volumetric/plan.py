@@ -40,6 +40,12 @@ def choose_spacing(fingerprint: Mapping[str, Any]) -> tuple[tuple[float, float, 
     return (d, h, w), why
 
 
+def choose_slice_axis(shape: Sequence[float], spacing: Sequence[float]) -> int:
+    """What slices lie across (0 D, 1 H, 2 W): an axis of one voxel, else the coarsest spacing."""
+    flat = [axis for axis, n in enumerate(shape) if n <= 1]
+    return flat[0] if flat else int(np.argmax(spacing))
+
+
 def choose_intensity(fingerprint: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Intensity scheme and why.
 

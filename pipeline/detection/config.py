@@ -33,6 +33,7 @@ class ModelSection(Section):
     own."""
     max_features: Positive = 320
     max_stages: Annotated[int, Field(ge=2, le=8)] = 5
+    """Resolutions at most, the image's own among them."""
     n_levels: Annotated[int, Field(ge=1, le=6)] | None = None
     """Grids that are looked at, of the coarsest stages; unset: by the size of the objects."""
     head_features: Annotated[int, Field(gt=0, multiple_of=8)] = 64

@@ -11,11 +11,11 @@ from volumetric.spec import DetectorSpec
 _UNLEARNED = ("cache_gb", "validation_patches", "batch_size")  # the plan's batch size counts
 _LEARNING = (
     *("augment", "boxes", "dataset", "detection_loss", "learning"),
-    *("linking", "models", "networks", "objects", "spec", "transfer"),
+    *("models", "networks", "objects", "spec", "transfer"),
 )
 _FINDING = (
-    *("boxes", "inference", "intensity", "interpolate"),
-    *("io", "linking", "objects", "preprocess"),
+    *("boxes", "inference", "intensity", "interpolate", "io"),
+    *("linking", "models", "networks", "objects", "preprocess"),
 )
 
 
@@ -25,7 +25,10 @@ def training_key(run: DetectRun, fold: int) -> str:
     settings = learning_fields(run, but=_UNLEARNED)
     choosing: list[object] = []
     if run.config.train.patience:  # what is found on held-out patches says when to stop
-        choosing = [run.config.predict.model_dump(mode="json"), hash_code("inference", "metrics")]
+        choosing = [
+            run.config.predict.model_dump(mode="json"),
+            hash_code("inference", "linking", "metrics"),
+        ]
     return hash_values(
         choosing,
         learned_from(run, fold),

@@ -13,6 +13,7 @@ from pipeline.run import DetectRun
 from volumetric.errors import ConfigError, ManifestError
 from volumetric.models.slice_encoder import ENCODERS
 from volumetric.network_plan import NetworkWish
+from volumetric.plan import choose_slice_axis
 
 _MOST_LEVELS = 4
 _CELLS = 3  # of a slice's finest grid along a small object
@@ -24,7 +25,8 @@ def make_plan(run: Any, fingerprint: Mapping[str, Any]) -> dict[str, dict[str, A
     A value that the configuration sets goes before the one chosen.
 
     Raises:
-        ConfigError: a patch size that the network cannot take, or more levels than it has.
+        ConfigError: a patch size that the network cannot take, more levels than it has, or slices
+            that cannot be halved.
     """
     choices = plan_preparation(run, fingerprint)
     return describe_choices(choices | _network(run, fingerprint, choices["spacing_mm"][0]))
@@ -63,12 +65,22 @@ def _slices(
 ) -> Choices:
     """The 2D network of faster_rcnn: what its slices lie across, and its stages."""
     model = run.config.model
-    axis, why_axis = int(np.argmax(spacing)), "the coarsest spacing"
+    axis, why_axis = choose_slice_axis(patch_size, spacing), "one voxel, or the coarsest spacing"
     if model.slice_axis is not None:
         axis, why_axis = model.slice_axis, SET
-    sides = [side for other, side in enumerate(patch_size) if other != axis]
+    sides = np.array([side for other, side in enumerate(patch_size) if other != axis])
     widths = ENCODERS[str(model.encoder)].widths
-    n_stages = max(2, min(len(widths), int(np.log2(min(sides))) - 1))
+    # Anchors lie on their cells only where each stage halves the sides to whole numbers.
+    most = min(len(widths), model.max_stages - 1)
+    whole = [n for n in range(1, most + 1) if (sides % 2**n == 0).all() and sides.min() > 2**n]
+    n_stages = max(whole, default=0)
+    if n_stages == 0:
+        raise ConfigError(
+            "bad-patch-size",
+            f"slices of {sides[0]} x {sides[1]} voxels across axis {axis} cannot be halved",
+            "Choose another model.slice_axis, or a model.patch_size with even sides in the plane",
+            path=run.folder / "config.yaml",
+        )
     stride = [1 if other == axis else 2 for other in range(3)]
     # That a slice is thick makes no cell of its grids too large.
     plane = [0.0 if other == axis else step for other, step in enumerate(spacing)]
@@ -78,7 +90,10 @@ def _slices(
     return {
         "slice_axis": (axis, why_axis),
         "features": (list(widths[:n_stages]), f"those of {model.encoder}"),
-        "strides": ([stride] * n_stages, "halved, to 2 cells of the smaller side or more"),
+        "strides": (
+            [stride] * n_stages,
+            "halved while sides stay whole numbers, of 2 cells or more",
+        ),
         "kernels": ([], f"those of {model.encoder}"),
         "n_levels": levels,
     }

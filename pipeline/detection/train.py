@@ -15,10 +15,10 @@ from pipeline.keys import read_plan
 from pipeline.learning import Course, describe_network, learn_fold, open_cases
 from pipeline.run import DetectRun
 from volumetric.augment import Augmentation
-from volumetric.boxes import Objects, suppress_boxes
+from volumetric.boxes import Objects
 from volumetric.detection_loss import detection_loss
 from volumetric.errors import ManifestError
-from volumetric.inference.detect import read_cells
+from volumetric.inference.detect import put_together, read_cells
 from volumetric.io.prepared import Prepared
 from volumetric.learning import Batch, Draw, Lesson, Loss
 from volumetric.metrics.detection import OVERLAPS, average_precision
@@ -149,7 +149,7 @@ def _validation(
         for image, target in patches:
             cells = network(image[None].to(device))
             objects = read_cells(cells, 0, least=spec.least_score)
-            found.append(suppress_boxes(objects, overlap=spec.suppress))
+            found.append(put_together(objects, spec))
             truth.append(Objects(target.boxes.double().numpy(), target.labels.numpy()))
         if not patches:
             return None

@@ -11,6 +11,7 @@ from torch import nn
 
 from volumetric.boxes import Objects, clip_boxes, fuse_boxes, move_boxes, suppress_boxes
 from volumetric.inference.window import mirrorings, pad_to_window, window_starts
+from volumetric.linking import link_slices
 from volumetric.model import Model
 from volumetric.models.detector import Cells
 from volumetric.preprocess import prepare
@@ -19,7 +20,7 @@ from volumetric.volume import Volume
 
 Triple = tuple[int, int, int]
 
-_MOST_CELLS = 300  # of a window, the surest
+_MOST_CELLS = 1000  # of a window, the surest
 
 
 def detect_objects(
@@ -72,22 +73,31 @@ def find_in_windows(
             objects = suppress_boxes(objects, overlap=spec.suppress)
             placed = objects.boxes + np.tile(start, 2)
             own.append(Objects(placed, objects.labels, objects.scores))
-    each = [suppress_boxes(join_objects(own), overlap=spec.suppress) for own in found]
+    each = [put_together(join_objects(own), spec) for own in found]
     if len(each) == 1:
         return each[0]
     fused = fuse_boxes(join_objects(each), overlap=spec.suppress, n_sources=len(each))
     return fused.take(np.flatnonzero(fused.known_scores() >= spec.least_score))
 
 
+def put_together(found: Objects, spec: DetectorSpec) -> Objects:
+    """One box for each object of an image, of all that its cells say: the surest first."""
+    found = suppress_boxes(found, overlap=spec.suppress)
+    if spec.kind == "faster_rcnn":
+        linked = link_slices(found, slice_axis=spec.slice_axis)
+        return suppress_boxes(linked, overlap=spec.suppress)
+    return found
+
+
 def read_cells(cells: Cells, number: int, *, least: float) -> Objects:
-    """What the cells of one image say is there with that score at least, the surest 300.
+    """What the cells of one image say is there with that score at least, the surest 1000.
 
     A score is the root of the product of a class's probability and that of belonging to an object.
     """
     sure = cells.centres[number].sigmoid()[:, None] * cells.logits[number].sigmoid()
     scores, labels = sure.sqrt().max(1)
     rows = scores.topk(min(_MOST_CELLS, len(scores))).indices
-    rows = rows[scores[rows] >= least]
+    rows = rows[(scores[rows] >= least) & (scores[rows] > 0)]
     boxes = cells.boxes[number][rows].double().cpu().numpy()
     return Objects(boxes, labels[rows].cpu().numpy(), scores[rows].double().cpu().numpy())
 
