@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torchvision.models import resnet18
 
 from pipeline.config import parse_config
@@ -237,6 +238,18 @@ def test_half_precision_leaves_boxes_as_they_are() -> None:
     assert {x.dtype for x in (*maps.values(), *regions)} == {torch.float32}
     assert wanted[1]["boxes"][0].tolist() == pytest.approx([100.7, 131.8, 111.2, 141.6], abs=1e-4)
     assert loss.dtype == torch.float32
+
+
+def test_it_is_compiled_once_whatever_is_in_the_images() -> None:
+    network, counter = _network().train(), CompileCounter()
+    compiled = torch.compile(network, backend=counter, dynamic=False)
+    for n_objects in range(4):
+        boxes = torch.tensor([[1.0, 4, 4, 3, 20, 20]]).repeat(n_objects, 1)
+        targets = [(boxes, torch.zeros(n_objects, dtype=torch.long))]
+        compiled(torch.randn(1, 1, 4, 32, 32), targets)
+        if n_objects == 0:
+            first = counter.frame_count
+    assert counter.frame_count == first > 0
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,18 @@ class SliceDetector(nn.Module):
     ) -> torch.Tensor | Cells:
         """The loss if there are targets, boxes (n, 6) and labels (n,) an image; else cells."""
         volumes = images.movedim(2 + self.slice_axis, 2)
-        maps = self._look(volumes)
+        found: torch.Tensor | Cells = self._judge(volumes, self._look(volumes), targets)
+        return found
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _judge(
+        self,
+        volumes: torch.Tensor,
+        maps: dict[str, torch.Tensor],
+        targets: Sequence[tuple[torch.Tensor, torch.Tensor]] | None,
+    ) -> torch.Tensor | Cells:
         # Boxes are in pixels, which half of float32 cannot tell apart.
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(volumes.device.type, enabled=False):
             if targets is None:
                 return self._find(volumes, maps)
             return self._learn(volumes, maps, targets)
