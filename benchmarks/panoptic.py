@@ -20,7 +20,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from volumetric.metrics.instances import SAME, match_instances, overlap_instances
+from volumetric.metrics.instances import (
+    SAME,
+    instances_statistic,
+    match_instances,
+    overlap_instances,
+)
 
 _PEER = """
 import json, sys
@@ -64,12 +69,11 @@ def main() -> None:
         counts = (own.n_pairs, own.n_found - own.n_pairs, own.n_true - own.n_pairs)
         if counts != (tp, fp, fn):
             raise SystemExit(f"counts differ: {counts} here, {(tp, fp, fn)} there")
-        half = (own.n_found + own.n_true) / 2
-        ours = (own.overlap / half, own.overlap / own.n_pairs if own.n_pairs else None)
-        for one, other in zip((*ours, own.n_pairs / half), qualities, strict=True):
-            if (one is None) != (other is None):
+        measured = instances_statistic([own]).measure(np.ones((1, 1)))[0, :3]
+        for one, other in zip(measured.tolist(), qualities, strict=True):
+            if np.isnan(one) != (other is None):
                 raise SystemExit(f"{one} here, {other} there")
-            farthest = max(farthest, abs((one or 0.0) - (other or 0.0)))
+            farthest = max(farthest, 0.0 if other is None else abs(one - other))
     print(f"{len(cases) - halves:,} cases compared, {n_pairs:,} pairs: all counts alike,")
     print(f"panoptic, segmentation and recognition quality within {farthest:.1e}")
     print(f"{halves:,} cases left out, which have a pair of exactly one half")

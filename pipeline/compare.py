@@ -24,6 +24,8 @@ _MAIN = {
     "classify": ("top1", "average_precision"),
     "detect": ("froc",),
     "instances": ("panoptic_quality",),
+    "pretrain": ("explained",),
+    "pretrain_clips": ("top1",),
     "segment": ("dice",),
 }
 _OF_CASES = {

@@ -15,8 +15,9 @@ from typing import Any
 from pipeline.files import hash_code, hash_files, hash_values, read_json
 from pipeline.run import WITHOUT_LABELS, Run
 from volumetric.cases import Case
-from volumetric.errors import OutputError, UnreadableFileError
+from volumetric.errors import ConfigError, OutputError, UnreadableFileError
 from volumetric.io.prepared import open_prepared
+from volumetric.model import load_any_spec
 from volumetric.spec import AnySpec
 
 Folds = Mapping[str, Mapping[str, Any]]
@@ -89,27 +90,55 @@ def learning_fields(run: Run[Any], *, but: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in but}
 
 
-def source_fold(run: Run[Any], spec: AnySpec, fold: int) -> int | None:
-    """Which fold's weights of a model folder to start from: of the same data set the same.
+def source_fold(run: Run[Any], folder: Path, spec: AnySpec, fold: int) -> str:
+    """Which fold's weights of a model folder a fold starts from.
 
-    Another fold's have seen the cases that are held out now. Of another data set any: None.
+    Of a data set of the same name one that held out, too, what is held out now (older folders do
+    not tell: the fold of that number); of another any, the first.
+
+    Raises:
+        ConfigError: there is none.
     """
-    return fold if spec.about.get("data_set") == run.data_set.name else None
+    names = sorted(spec.folds, key=int)
+    if spec.about.get("data_set") != run.data_set.name:
+        fitting = names
+    else:
+        ours = {case.id for case in run.cases if case.fold == fold}
+        fitting = [
+            name
+            for name in names
+            if ours <= set(spec.folds[name].get("held_out", ours if name == str(fold) else ()))
+        ]
+    if not fitting:
+        raise ConfigError(
+            "no-such-fold",
+            f"has folds {names}, of which none held out all cases that fold {fold} holds out"
+            if names
+            else "holds no weights",
+            "Train it with the same cases held out, too",
+            path=folder,
+        )
+    return str(fold) if str(fold) in fitting else fitting[0]
 
 
-def weights_key(path: Path | None) -> str | None:
-    """Of the bytes of what a network's weights come from, a file or a model folder; None: nothing.
+def weights_key(run: Run[Any], fold: int) -> str | None:
+    """Of what the network of a fold starts from, a file or a model folder's fold; None: nothing.
 
     Raises:
         UnreadableFileError: it is missing.
+        ConfigError: the folder has no weights for this fold.
     """
-    if path is not None and path.is_dir():
-        return hash_files(sorted(path.glob("fold_*.safetensors")))
-    if path is not None and not path.exists():
+    path: Path | None = run.config.model.weights_file
+    if path is None:
+        return None
+    if not path.exists():
         raise UnreadableFileError(
             "missing-file", "does not exist", "Check model.weights", path=path
         )
-    return None if path is None else hash_files([path])
+    if path.is_file():
+        return hash_files([path])
+    spec = load_any_spec(path)
+    return str(spec.folds[source_fold(run, path, spec, fold)]["weights_sha256"])
 
 
 def read_plan(run: Run[Any]) -> dict[str, Any]:

@@ -62,7 +62,13 @@ def learn_fold(
         key = training_key()
         rows = fit(network, course.lesson, settings=settings, folder=run.fold(fold), key=key)
         track_epochs(rows, settings, fold=fold)
-        save_fold(run.model, fold, network, spec=course.spec, facts={"key": key})
+        facts = {"key": key, "held_out": held_out(run, fold)}
+        save_fold(run.model, fold, network, spec=course.spec, facts=facts)
+
+
+def held_out(run: Run[Any], fold: int) -> list[str]:
+    """What a model folder says that a fold's network has not learned from: ids, sorted."""
+    return sorted(case.id for case in run.cases if case.fold == fold)
 
 
 def describe_network(run: Run[Any]) -> dict[str, Any]:

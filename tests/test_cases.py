@@ -196,3 +196,16 @@ def test_a_share_is_of_whole_subjects_and_every_label(
         n_drawn = len({case.subject for case in small if case.label == label})
         assert n_drawn == max(1, round(min(one, other) * n_all))
     assert draw_share(cases, 1.0, seed=seed) == cases
+
+
+def test_a_share_is_of_cases_where_a_subject_has_several_labels() -> None:
+    """As a recording of many actions: whole ones would be far more than the share."""
+    cases = [
+        Case(f"{subject}-{number}", subject, 0, Path("x"), label="walk" if number % 4 else "fall")
+        for subject in ("a", "b", "c")
+        for number in range(40)
+    ]
+    few = draw_share(cases, 0.1, seed=0)
+    assert len(few) == 12
+    assert [case.label for case in few].count("fall") == 3
+    assert set(few) <= set(draw_share(cases, 0.3, seed=0))

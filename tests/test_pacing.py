@@ -14,14 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.classification.prepare_clips import prepare
+from pipeline.classification.recognize import recognize
 from pipeline.classification.train import start_network
 from pipeline.classification.train import train as train_classifier
+from pipeline.compare import compare
 from pipeline.config import RunConfig, parse_config
 from pipeline.pretraining.clips import evaluate, train
 from pipeline.report import write_report
 from pipeline.run import Run, create_run
 from tests.test_classification import write_clips
-from volumetric.errors import ConfigError
+from volumetric.errors import ConfigError, UnreadableFileError
 from volumetric.model import load_classifier, load_classifier_spec
 from volumetric.pacing import choose_pace, name_paces
 
@@ -146,30 +148,124 @@ def test_a_network_of_labels_starts_from_it_all_but_its_head(done: Run, tmp_path
             assert start[name].shape[0] == len(spec.classes)
         else:
             assert torch.equal(start[name], value), name
-    with pytest.raises(ConfigError, match="fold 1 is held out"):
+    with pytest.raises(ConfigError, match="none held out all cases that fold 1 holds out"):
         start_network(run, spec, 1)  # another fold's weights have seen its clips
 
 
-def test_what_cannot_be_is_refused(done: Run, tmp_path: Path) -> None:
-    other = _labelling(done.manifest, str(done.model)).model_dump(mode="json")
-    other["model"]["input"] = "rgb"
-    run = create_run(parse_config(other, path="x"), tmp_path / "rgb")
+def test_folds_of_other_cases_are_not_taken_for_the_same(done: Run, tmp_path: Path) -> None:
+    """The numbers of folds agree, and what they hold out does not."""
+    shutil.copytree(done.manifest.parent, tmp_path / "clips")
+    table = tmp_path / "clips" / "clips.csv"
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    column = rows[0].index("fold")
+    for row in rows[1:]:
+        if "scene_1" in row:
+            row[column] = "0"
+    table.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    run = create_run(
+        _labelling(tmp_path / "clips" / "clips.yaml", str(done.model)), tmp_path / "run"
+    )
     prepare(run)
-    with pytest.raises(ConfigError, match="holds another network: 1 weights differ, stem"):
+    with pytest.raises(ConfigError, match="none held out all cases that fold 0 holds out"):
         train_classifier(run, 0)
-    for fields, said in (
-        ({"paces": [2, 2]}, "one twice"),
-        ({"norm": "eval"}, "can only be chosen with model.weights"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            pacing_config(done.manifest, **fields)
-    about = yaml.safe_load(done.manifest.read_text())
-    assert "labels" in about
+    about = yaml.safe_load((tmp_path / "clips" / "clips.yaml").read_text())
+    (tmp_path / "clips" / "clips.yaml").write_text(yaml.safe_dump({**about, "name": "others"}))
+    other = create_run(
+        _labelling(tmp_path / "clips" / "clips.yaml", str(done.model)), tmp_path / "other"
+    )
+    prepare(other)
+    train_classifier(other, 0)  # of another data set, as far as anybody says
+    assert load_classifier_spec(other.model).folds["0"]["held_out"] == sorted(
+        case.id for case in other.cases if case.fold == 0
+    )
 
 
-def test_a_run_goes_on_and_leaves_what_stands(done: Run) -> None:
-    before = (done.model / "fold_0.safetensors").stat().st_mtime_ns
-    history = (done.fold(0) / "history.csv").read_text()
+def test_each_fold_sees_through_its_own_trunk(tmp_path: Path) -> None:
+    """A frozen 2D network of another run, one a fold, whose features are kept by case."""
+    manifest = write_clips(tmp_path / "clips", each=4)
+    values = pacing_config(manifest, epochs=1, steps_per_epoch=1).model_dump(mode="json")
+    values["model"] |= {"kind": "mobilenet_v3_small", "aggregate": "lstm"}
+    source = create_run(parse_config(values, path="x"), tmp_path / "source")
+    prepare(source)
+    for fold in (0, 1):
+        train(source, fold)
+    values = _labelling(manifest, str(source.model)).model_dump(mode="json")
+    values["model"] |= {
+        **{"kind": "mobilenet_v3_small", "aggregate": "mean", "trunk": "frozen"},
+        "sampling": "uniform",
+    }
+    run = create_run(parse_config(values, path="x"), tmp_path / "run")
+    prepare(run)
+    seen = {}
+    for fold in (0, 1):
+        train_classifier(run, fold)
+        kept = sorted((run.folder / "features").glob("*.safetensors"))
+        seen[fold] = [path.read_bytes() for path in kept]
+    assert len(seen[0]) == 8
+    assert all(one != other for one, other in zip(seen[0], seen[1], strict=True))
+
+
+def test_what_learned_without_labels_labels_nothing(done: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="learned without labels"):
+        recognize(done.model, [done.cases[0].image], out=tmp_path / "out", device="cpu")
+
+
+def test_two_ways_to_learn_without_labels_are_compared(done: Run, tmp_path: Path) -> None:
+    shutil.copytree(done.folder, tmp_path / "other")
+    page, found = compare(done.folder, tmp_path / "other", out=tmp_path / "both", n_resamples=50)
+    assert found["main"] == {"metric": "top1", "class": "mean"}
+    assert page.exists()
+
+
+def test_what_cannot_be_is_refused(done: Run, tmp_path: Path) -> None:
+    def labelling(**model: object) -> Run:
+        values = _labelling(done.manifest, str(done.model)).model_dump(mode="json")
+        values["model"] |= model
+        name = "-".join(map(str, model.values())).replace("/", "")
+        run = create_run(parse_config(values, path="x"), tmp_path / name)
+        prepare(run)
+        return run
+
+    with pytest.raises(ConfigError, match="holds another network: 1 weights differ, stem"):
+        train_classifier(labelling(input="rgb"), 0)
+    with pytest.raises(ConfigError, match="normalise fixed in place of clip"):
+        train_classifier(labelling(normalise="clip"), 0)
+    with pytest.raises(UnreadableFileError, match="does not exist"):
+        train_classifier(labelling(weights=str(tmp_path / "nowhere")), 0)
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "said"),
+    [
+        ("train", {"paces": [2, 2]}, "one twice"),
+        ("train", {"norm": "eval"}, "can only be chosen with model.weights"),
+        ("train", {"augment": {"mixup_alpha": 0.3}}, "leave out mixup_alpha"),
+        ("model", {"frames": 1}, "order of frames must be seen"),
+        ("model", {"kind": "resnet18", "input": "rgb"}, "order of frames must be seen"),
+    ],
+)
+def test_choices_that_mean_nothing_are_refused(
+    section: str, fields: dict, said: str, done: Run
+) -> None:
+    values = done.config.model_dump(mode="json")
+    values[section] |= fields
+    with pytest.raises(ConfigError, match=said):
+        parse_config(values, path="x")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("folds", []), ("folds", {"0": {"key": "k"}}), ("about", None)]
+)
+def test_a_damaged_model_is_refused(field: str, value: object, done: Run, tmp_path: Path) -> None:
+    shutil.copytree(done.model, tmp_path / "model")
+    path = tmp_path / "model" / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(UnreadableFileError, match="is no model folder"):
+        load_classifier_spec(tmp_path / "model")
+
+
+def test_a_run_leaves_what_stands(done: Run) -> None:
+    weights, history = done.model / "fold_0.safetensors", done.fold(0) / "history.csv"
+    before = weights.read_bytes(), history.read_bytes()
     train(done, 0)
-    assert (done.fold(0) / "history.csv").read_text() == history
-    assert (done.model / "fold_0.safetensors").stat().st_mtime_ns >= before
+    assert (weights.read_bytes(), history.read_bytes()) == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from pipeline.config import RunConfig, parse_config
+from pipeline.keys import source_fold
 from pipeline.pretraining.evaluate import evaluate
 from pipeline.pretraining.train import train
 from pipeline.report import write_report
@@ -132,7 +134,7 @@ def test_a_segmentation_starts_from_what_was_learned(done: Run, tmp_path: Path) 
     found = load_model(run.model)
     fresh = build_network(found.spec).state_dict()
     start = build_network(found.spec)
-    start_from(start, done.model, fold=0)
+    start_from(start, done.model, fold="0")
     # All but the heads is what was learned before, and after training still nearer to it.
     for name, value in start.state_dict().items():
         same = not name.startswith("heads.")
@@ -149,7 +151,7 @@ def test_other_networks_and_other_models_are_refused(done: Run, tmp_path: Path) 
     spec = load_pretrained_spec(done.model)
     wider = build_network(spec.__class__(**{**vars(spec), "features": [12, 24, 48]}))
     with pytest.raises(ConfigError, match=r"weights differ, .* first"):
-        start_from(wider, done.model, fold=0)
+        start_from(wider, done.model, fold="0")
     with pytest.raises(ConfigError, match="learned without labels") as caught:
         segment(done.model, [done.cases[0].image], out=tmp_path, device="cpu")
     assert "model.weights" in caught.value.remedy
@@ -189,10 +191,15 @@ def test_a_share_of_the_cases_is_learned_from(done: Run, tmp_path: Path) -> None
 def test_a_fold_that_the_weights_have_seen_is_refused(done: Run, tmp_path: Path) -> None:
     run = create_run(_segment_config(done), tmp_path / "run").with_fold("1")
     prepare(run)
-    with pytest.raises(ConfigError, match="fold 1 is held out, which those have seen"):
+    with pytest.raises(ConfigError, match="none held out all cases that fold 1 holds out"):
         train_segmentation(run, 1)
-    # Of another data set no fold has been seen.
-    start_from(build_network(load_pretrained_spec(done.model)), done.model, fold=None)
+    # Of another data set no fold has been seen; a folder of before says no more than numbers.
+    spec = load_pretrained_spec(done.model)
+    others = replace(spec, about={**spec.about, "data_set": "others"})
+    assert source_fold(run, done.model, others, 1) == "0"
+    assert set(spec.folds["0"]["held_out"]) == {case.id for case in done.cases if case.fold == 0}
+    older = replace(spec, folds={"0": {"weights_sha256": ""}, "1": {"weights_sha256": ""}})
+    assert source_fold(run, done.model, older, 1) == "1"
 
 
 def test_settings_that_the_weights_contradict_are_refused(done: Run, tmp_path: Path) -> None:

@@ -66,19 +66,22 @@ def label_folds(
 def draw_share(cases: Sequence[Case], share: float, *, seed: int) -> list[Case]:
     """A share of the cases in their order, from 0 to 1: whole subjects, each label by itself.
 
-    Of each label there is at least one subject, a subject's label being its first case's. For
-    equal seeds, what a smaller share holds a larger one holds, too.
+    Where a subject has cases of several labels, as a recording of many actions, cases are drawn
+    one by one. Of each label there is at least one. For equal seeds, what a smaller share holds a
+    larger one holds, too.
     """
-    labels = {case.subject: case.label for case in reversed(cases)}
-    subjects: dict[str | None, list[str]] = {}
-    for subject in sorted(labels):
-        subjects.setdefault(labels[subject], []).append(subject)
+    whole = len({(case.subject, case.label) for case in cases}) == len({c.subject for c in cases})
+    units = [case.subject if whole else case.id for case in cases]
+    labels = {unit: case.label for unit, case in zip(units, cases, strict=True)}
+    by_label: dict[str | None, list[str]] = {}
+    for unit in sorted(labels):
+        by_label.setdefault(labels[unit], []).append(unit)
     drawn: set[str] = set()
-    for label in sorted(subjects, key=str):
-        own = subjects[label]
+    for label in sorted(by_label, key=str):
+        own = by_label[label]
         order = np.random.default_rng(seed).permutation(len(own))
         drawn |= {own[int(n)] for n in order[: max(1, round(share * len(own)))]}
-    return [case for case in cases if case.subject in drawn]
+    return [case for unit, case in zip(units, cases, strict=True) if unit in drawn]
 
 
 def with_folds(cases: Sequence[Case]) -> list[Case]:

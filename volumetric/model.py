@@ -123,6 +123,11 @@ def load_classifier_spec(folder: Path) -> ClassifierSpec:
     return _of_task(load_any_spec(folder), ClassifierSpec, folder)
 
 
+def load_scan_classifier_spec(folder: Path) -> ScanClassifierSpec:
+    """What the `model.json` of a folder says, whose model labels whole scans; as `load_spec`."""
+    return _of_task(load_any_spec(folder), ScanClassifierSpec, folder)
+
+
 def load_model(
     folder: Path | str, *, device: str | torch.device = "cpu", folds: Sequence[int] | None = None
 ) -> Model[ModelSpec]:
@@ -173,42 +178,22 @@ def load_pretrained(
     return _load(PretrainedSpec, Path(folder), device=device, folds=folds)
 
 
-def learned_fold(spec: AnySpec, folder: Path, *, fold: int | None) -> str:
-    """The fold whose weights a network starts from: the one asked for, or else the first.
-
-    Raises:
-        ConfigError: not learned.
-    """
-    wanted = str(fold) if fold is not None else next(iter(sorted(spec.folds)), "any")
-    if wanted not in spec.folds:
-        raise ConfigError(
-            "no-such-fold",
-            f"has folds {sorted(spec.folds)}; fold {wanted} is held out, which those have seen",
-            f"Train it with fold {wanted} held out, too",
-            path=folder,
-        )
-    return wanted
-
-
 def start_from(
     network: nn.Module,
     folder: Path,
     *,
-    fold: int | None,
+    fold: str,
     of: type[Any] = PretrainedSpec,
 ) -> None:
-    """Give a network what another has learned, all but its head.
-
-    That of the fold; None: whatever fold, as where it learned from other cases altogether.
+    """Give a network what another has learned in a fold, all but its head.
 
     Raises:
         UnreadableFileError: no model folder, or damaged.
         ConfigError: a model that does something else, or not of this network: names what differs.
     """
     spec = _of_task(load_any_spec(folder), of, folder)
-    name = learned_fold(spec, folder, fold=fold)
-    path = _weights_path(folder, int(name))
-    known = _load_network(spec, path, spec.folds[name]["weights_sha256"]).state_dict()
+    path = _weights_path(folder, int(fold))
+    known = _load_network(spec, path, spec.folds[fold]["weights_sha256"]).state_dict()
     own = network.state_dict()
     head = f"{head_of(network)}."
     known, wanted = (
@@ -246,7 +231,9 @@ def load_any_spec(folder: Path) -> AnySpec:
                 found[name] = [tuple(row) for row in found[name]]
         if task == "segment":
             found["classes"] = {int(label): name for label, name in found["classes"].items()}
-        return _TASKS[task](**found)
+        spec = _TASKS[task](**found)
+        _check_facts(spec)
+        return spec
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UnreadableFileError(
             "unreadable-model",
@@ -254,6 +241,16 @@ def load_any_spec(folder: Path) -> AnySpec:
             f"Name {folder / 'model'}" if (folder / "model").exists() else "Name a run's `model`",
             path=path,
         ) from error
+
+
+def _check_facts(spec: AnySpec) -> None:
+    """Raise where facts of the model or of a fold are none."""
+    for about in (spec.about, spec.folds, *spec.folds.values()):
+        if not isinstance(about, dict):
+            raise TypeError(f"{about!r} where facts should be")
+    for name, facts in spec.folds.items():
+        if int(name) < 0 or not isinstance(facts["weights_sha256"], str):
+            raise ValueError(f"fold {name} has no hash of weights")
 
 
 def _load(

@@ -92,6 +92,7 @@ class ClassifierSpec:
         views: parts of a clip that are averaged in prediction.
         crops: of each frame, likewise.
         mirror_axes: 1 upside down, 2 left for right: whose mirror images are averaged likewise.
+        pretrained: whether it learned without labels: its classes are paces, of use to nobody.
         fingerprint: of the training set.
         about: provenance: names, versions.
         folds: for each fold the hash of its weights, and "key", what they depended on.
@@ -118,6 +119,7 @@ class ClassifierSpec:
     views: int = 1
     crops: int = 1
     mirror_axes: Sequence[int] = ()
+    pretrained: bool = False
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     folds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -30,7 +30,7 @@ from volumetric.inference.clips import (
 )
 from volumetric.io.prepared import Prepared
 from volumetric.labelled import LabelledCase
-from volumetric.model import Model, load_classifier
+from volumetric.model import Model, load_classifier, load_classifier_spec
 from volumetric.models.backbones import STATISTICS
 from volumetric.spec import ClassifierSpec
 from volumetric.volume import Volume
@@ -61,6 +61,9 @@ def describe_input(run: Run[Any]) -> dict[str, Any]:
     """What the specs of all networks of clips say alike: what they are, and what they see."""
     plan, model = read_plan(run), run.config.model
     mean, std = STATISTICS["kinetics" if model.weights == "kinetics" else "imagenet"]
+    if model.weights_folder is not None:
+        source = load_classifier_spec(model.weights_folder)
+        mean, std = tuple(source.mean), tuple(source.std)
     return {
         **model.model_dump(exclude={"weights", "trunk"}),
         "rate": plan["rate"],

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.classification.augmentation import choose_mixing, mirror_chances
-from pipeline.classification.keys import features_key
 from pipeline.classification.medium import LabelSpec, find_medium
+from pipeline.files import hash_values
 from pipeline.progress import track
 from pipeline.run import LabelRun
 from volumetric.clip_augment import mix_clips, sample_mix
@@ -32,23 +32,30 @@ from volumetric.models.heads import SliceHead
 
 
 def see_cases(
-    run: LabelRun, network: SliceNetwork, cases: Sequence[LabelledCase], *, spec: LabelSpec
+    run: LabelRun,
+    network: SliceNetwork,
+    cases: Sequence[LabelledCase],
+    *,
+    spec: LabelSpec,
+    key: str,
 ) -> list[FeatureSource]:
     """What the trunk sees of each case, from features/<case>.safetensors where that stands.
+
+    `key` is the trunk's, see `trunk_key`.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     network.eval()
     paths = [run.folder / "features" / case.prepared.path.name for case in cases]
-    keys = [features_key(run, case.prepared.facts["key"]) for case in cases]
+    keys = [hash_values(case.prepared.facts["key"], key) for case in cases]
     missing = [
         one for one in zip(paths, cases, keys, strict=True) if standing_key(one[0]) != one[2]
     ]
     show, axes = find_medium(run).show, tuple(mirror_chances(run))
-    for path, case, key in track(missing, total=len(missing), title="features"):
+    for path, case, own in track(missing, total=len(missing), title="features"):
         seen = see_images(network, show(case.read(), spec), mirror_axes=axes)
-        write_features(path, seen, key=key)
+        write_features(path, seen, key=own)
     budget = int(run.config.train.cache_gb * 1e9)
     return open_features(paths, [case.target for case in cases], budget_bytes=budget)
 

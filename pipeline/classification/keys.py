@@ -15,7 +15,7 @@ _SHOWING = (
     *("inference/clips", "inference/scans"),
 )
 _LEARNING = (
-    *("augment", "cases", "clip_dataset", "features", "labelled"),
+    *("augment", "cases", "clip_dataset", "features", "folds", "labelled"),
     *("learning", "losses", "transfer"),
 )
 _PLANNED = {
@@ -44,7 +44,7 @@ def training_key(run: LabelRun, fold: int) -> str:
         ],
         [
             run.config.model.model_dump(mode="json"),
-            weights_key(run.config.model.weights_file),
+            weights_key(run, fold),
             read_plan(run),
         ],
         [run.data_set.labels, run.data_set.multi_label, sorted(mirror_chances(run).items())],
@@ -53,12 +53,15 @@ def training_key(run: LabelRun, fold: int) -> str:
     )
 
 
-def features_key(run: LabelRun, prepared: str) -> str:
-    """Of a prepared case's key, the trunk, what it is shown, and the code."""
+def trunk_key(run: LabelRun, fold: int) -> str:
+    """Of the trunk of a fold, which a model folder has of its own, what it is shown, and the code.
+
+    Raises:
+        UnreadableFileError, ConfigError: as `weights_key`.
+    """
     model = run.config.model.model_dump(mode="json")
     mirror = sorted(mirror_chances(run))
-    weights, code = weights_key(run.config.model.weights_file), hash_code(*_SHOWING, "features")
-    return hash_values(prepared, model, weights, mirror, code)
+    return hash_values(model, weights_key(run, fold), mirror, hash_code(*_SHOWING, "features"))
 
 
 def prediction_key(run: LabelRun, case: Case, spec: ClassifierSpec | ScanClassifierSpec) -> str:

@@ -92,6 +92,13 @@ def recognize(
         OutputError: `out` cannot be written.
     """
     model = load_classifier(model_folder, device=find_device(device))
+    if model.spec.pretrained:
+        raise ConfigError(
+            "other-task",
+            "holds a model that learned without labels",
+            "Name it as model.weights of a run that labels clips",
+            path=model_folder,
+        )
     cases = _cases([one for path in inputs for one in _expand(path)])
     known = {} if truth is None else read_truth(truth, classes=model.spec.classes)
     if truth is not None:

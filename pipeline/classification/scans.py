@@ -24,7 +24,7 @@ from volumetric.inference.clips import ClipScores
 from volumetric.inference.scans import classify_scan, show_scans
 from volumetric.io.prepared import Prepared
 from volumetric.labelled import LabelledCase, draw_whole
-from volumetric.model import Model, load_scan_classifier
+from volumetric.model import Model, load_scan_classifier, load_scan_classifier_spec
 from volumetric.models.backbones import Statistics, input_statistics
 from volumetric.network_names import MedicalNetwork
 from volumetric.spec import ScanClassifierSpec
@@ -42,7 +42,11 @@ def make_spec(run: ClassifyScansRun) -> ScanClassifierSpec:
     """
     plan, model = read_plan(run), run.config.model
     fingerprint = read_json(run.folder / "fingerprint.json")
-    (mean,), (std,) = _statistics(model.kind, model.weights, plan["intensity"]["kind"])
+    if model.weights_folder is None:
+        (mean,), (std,) = _statistics(model.kind, model.weights, plan["intensity"]["kind"])
+    else:
+        source = load_scan_classifier_spec(model.weights_folder)
+        mean, std = source.mean, source.std
     return ScanClassifierSpec(
         **model.model_dump(exclude={"weights", "trunk", "checkpoint"}),
         members=run.config.train.members,

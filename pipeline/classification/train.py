@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -12,12 +13,12 @@ from torch import nn
 
 from pipeline.classification import frozen
 from pipeline.classification.answers import target_of
-from pipeline.classification.keys import prepared_key, training_key
+from pipeline.classification.keys import prepared_key, training_key, trunk_key
 from pipeline.classification.medium import LabelSpec, find_medium
 from pipeline.classification.scan_config import ScanModelSection
 from pipeline.device import describe_device, find_device
 from pipeline.keys import source_fold
-from pipeline.learning import training_settings
+from pipeline.learning import held_out, training_settings
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import LabelRun, PretrainClipsRun
@@ -31,7 +32,9 @@ from volumetric.losses import Loss, classification_loss
 from volumetric.model import Model, load_any_spec, save_fold, start_from
 from volumetric.models import SliceNetwork
 from volumetric.networks import build_network
+from volumetric.spec import ClassifierSpec
 
+_INPUT = ("input", "normalise")
 _N_WATCHED = 64  # held-out clips whose accuracy is looked at after each epoch
 _SEEDS_APART = 1_000_003  # of members, so that no two of near seeds are alike
 
@@ -54,11 +57,11 @@ def train(run: LabelRun, fold: int) -> None:
         record(run.folder, device=describe_device(device))
         spec = find_medium(run).make_spec(run)
         settings = training_settings(run)
+        key, trunk = training_key(run, fold), trunk_key(run, fold)
         torch.manual_seed(settings.seed)
         network = start_network(run, spec, fold).to(device)
-        key = training_key(run, fold)
         cases = split_cases(run, fold)
-        lesson = _lesson(run, network, spec, cases=cases)
+        lesson = _lesson(run, network, spec, cases=cases, trunk=trunk)
         frozen_trunk = run.config.model.trunk == "frozen"
         learners = cast(SliceNetwork, network).heads if frozen_trunk else [network]
         for member, learner in enumerate(learners):
@@ -66,7 +69,8 @@ def train(run: LabelRun, fold: int) -> None:
             own = replace(settings, seed=settings.seed + _SEEDS_APART * member)
             rows = fit(learner, lesson, settings=own, folder=folder, key=key)
             track_epochs(rows, own, fold=fold)
-        save_fold(run.model, fold, network, spec=spec, facts={"key": key})
+        facts = {"key": key, "held_out": held_out(run, fold)}
+        save_fold(run.model, fold, network, spec=spec, facts=facts)
 
 
 def start_network(run: LabelRun | PretrainClipsRun, spec: LabelSpec, fold: int) -> nn.Module:
@@ -80,10 +84,30 @@ def start_network(run: LabelRun | PretrainClipsRun, spec: LabelSpec, fold: int) 
     folder = model.weights_folder
     if folder is None:
         return build_network(spec, weights=model.weights, checkpoint=checkpoint)
-    network = build_network(spec, checkpoint=checkpoint)
-    source = source_fold(run, load_any_spec(folder), fold)
-    start_from(network, folder, fold=source, of=type(spec))
+    network, source = build_network(spec, checkpoint=checkpoint), load_any_spec(folder)
+    start_from(network, folder, fold=source_fold(run, folder, source, fold), of=type(spec))
+    _refuse_other_input(source, spec, folder)
     return network
+
+
+def _refuse_other_input(source: Any, spec: LabelSpec, folder: Path) -> None:
+    """Weights see what they learned from: refuse what they would be shown in another way.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    if isinstance(spec, ClassifierSpec):
+        pairs = {name: (getattr(source, name), getattr(spec, name)) for name in _INPUT}
+    else:
+        pairs = {"intensity": (source.intensity["kind"], spec.intensity["kind"])}
+    differing = [f"{name} {a} in place of {b}" for name, (a, b) in pairs.items() if a != b]
+    if differing:
+        raise ConfigError(
+            "other-input",
+            f"learned from other input than it would be shown: {', '.join(differing)}",
+            "Choose the same",
+            path=folder,
+        )
 
 
 def split_cases(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
@@ -135,8 +159,12 @@ def _lesson(
     spec: LabelSpec,
     *,
     cases: tuple[Sequence[Case], Sequence[Case]],
+    trunk: str,
 ) -> Lesson:
-    """What the network learns from some cases, watched on others: of images, or of features."""
+    """What the network learns from some cases, watched on others: of images, or of features.
+
+    `trunk` is the key of what features come from.
+    """
     learned, held_out = cases
     device = next(network.parameters()).device
     targets = torch.stack([_target(run, case) for case in learned])
@@ -147,7 +175,7 @@ def _lesson(
         return Lesson(draw, loss, _validation(run, spec, held_out))
     assert isinstance(network, SliceNetwork)
     sources = _sources(run, [*learned, *held_out], budget_bytes=0)
-    seen = frozen.see_cases(run, network, sources, spec=spec)
+    seen = frozen.see_cases(run, network, sources, spec=spec, key=trunk)
     frozen.set_spread(network, seen[: len(learned)])
     draw = frozen.drawing(run, seen[: len(learned)], chances, device)
     return Lesson(draw, loss, frozen.validation(run, seen[len(learned) :]))

@@ -39,7 +39,7 @@ def training_key(run: DetectRun, fold: int) -> str:
             plan,
             run.config.model.encoder,
             run.config.model.weights,
-            weights_key(run.config.model.weights_file),
+            weights_key(run, fold),
         ],
         [settings, run.config.seed],
         hash_code(*_LEARNING),

@@ -134,7 +134,7 @@ def _cohort(
         [one.found for one in compared],
         [one.truth for one in compared],
         classes=list(run.data_set.classes.values()),
-        pairs=[one.overlaps for one in compared],
+        pairs=[(one.overlaps > SAME).astype(np.float64) for one in compared],
         subjects=subjects,
         resampling=resampling,
     )

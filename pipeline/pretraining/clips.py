@@ -89,7 +89,8 @@ def evaluate(run: PretrainClipsRun) -> None:
 
 def _spec(run: PretrainClipsRun) -> ClassifierSpec:
     paces = name_paces(run.config.train.paces)
-    return ClassifierSpec(**describe_input(run), classes=paces, multi_label=False)
+    about = {**describe_input(run), "sampling": "dense"}
+    return ClassifierSpec(**about, classes=paces, multi_label=False, pretrained=True)
 
 
 def _sources(run: PretrainClipsRun, cases: Sequence[Case]) -> list[LabelledCase]:

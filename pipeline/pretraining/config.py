@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from pipeline.classification.config import ModelSection as ClipModelSection
 from pipeline.classification.config import PrepareSection as ClipPrepareSection
 from pipeline.sections import CommonConfig, IntervalSection, LearningSection, Positive
 from pipeline.segmentation.config import AugmentSection, ModelSection, PrepareSection
+from volumetric.network_names import SliceBackbone
 
 
 class PlainAugmentSection(AugmentSection):
@@ -65,6 +66,23 @@ class PretrainClipsConfig(CommonConfig):
             raise ValueError("pretraining shows every pace anew: leave out trunk and lag")
         if self.model.weights == "none" and self.train.transferring:
             raise ValueError(f"{self.train.transferring} can only be chosen with model.weights")
+        orderless = ("mean", "max", "attention", "mean_max")
+        sees_frames = self.model.kind in get_args(SliceBackbone)
+        if self.model.frames < 2 or (
+            sees_frames
+            and self.model.input == "rgb"
+            and not self.model.shift
+            and self.model.aggregate in orderless
+        ):
+            raise ValueError(
+                "the order of frames must be seen: use a 3D network, shift, input both, or "
+                "aggregate conv3d, lstm or transformer, and 2 frames or more"
+            )
+        unused = ("jitter", "mixup_alpha", "cutmix_alpha")
+        augment, usual = self.train.augment, ClipAugmentSection()
+        changed = [name for name in unused if getattr(augment, name) != getattr(usual, name)]
+        if changed:
+            raise ValueError(f"paces are neither jittered nor mixed: leave out {changed[0]}")
         if len(set(self.train.paces)) < len(self.train.paces):
             raise ValueError("train.paces has one twice")
         return self

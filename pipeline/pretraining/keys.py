@@ -31,7 +31,7 @@ def clips_key(run: PretrainClipsRun, fold: int) -> str:
     seen = cases if run.config.train.patience else [case for case in cases if case.fold != fold]
     return hash_values(
         [(case.id, case.fold == fold, prepared_key(run, case)) for case in seen],
-        [run.config.model.model_dump(mode="json"), weights_key(run.config.model.weights_file)],
+        [run.config.model.model_dump(mode="json"), weights_key(run, fold)],
         [learning_fields(run, but=_UNLEARNED_CLIPS), run.config.seed, run.data_set.sides_matter],
         hash_code(
             *("clips", "clip_augment", "clip_input", "inference/clips", "labelled", "learning"),

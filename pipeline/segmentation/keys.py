@@ -8,12 +8,10 @@ from pipeline.keys import (
     learned_from,
     learning_fields,
     read_plan,
-    source_fold,
     weights_key,
 )
 from pipeline.run import SegmentRun
 from volumetric.cases import Case
-from volumetric.model import learned_fold, load_pretrained_spec
 from volumetric.spec import ModelSpec
 
 _LEARNING = (
@@ -21,21 +19,6 @@ _LEARNING = (
     *("models", "networks", "spec", "transfer"),
 )
 _UNLEARNED = ("cache_gb", "validation_cases", "batch_size")  # the plan's batch size counts
-
-
-def _start_key(run: SegmentRun, fold: int) -> str | None:
-    """Of the weights that the network starts from.
-
-    Raises:
-        UnreadableFileError: the file or folder is missing.
-        ConfigError: the fold was not pretrained.
-    """
-    folder = run.config.model.pretrained
-    if folder is None:
-        return weights_key(run.config.model.weights_file)
-    spec = load_pretrained_spec(folder)
-    name = learned_fold(spec, folder, fold=source_fold(run, spec, fold))
-    return str(spec.folds[name]["weights_sha256"])
 
 
 def training_key(run: SegmentRun, fold: int) -> str:
@@ -48,7 +31,7 @@ def training_key(run: SegmentRun, fold: int) -> str:
         plan.get("slice_axis"),
         model.encoder,
         None if model.pretrained else model.weights,
-        _start_key(run, fold),
+        weights_key(run, fold),
     ]
     return hash_values(
         learned_from(run, fold),

@@ -58,7 +58,8 @@ def _network(run: SegmentRun, spec: ModelSpec, fold: int) -> nn.Module:
     if folder is None:
         return build_network(spec, weights=run.config.model.weights)
     network = build_network(spec)
-    start_from(network, folder, fold=source_fold(run, load_pretrained_spec(folder), fold))
+    source = source_fold(run, folder, load_pretrained_spec(folder), fold)
+    start_from(network, folder, fold=source)
     return network
 
 
