@@ -18,6 +18,7 @@ from volumetric.cases import Case
 from volumetric.errors import ConfigError, OutputError, UnreadableFileError
 from volumetric.io.prepared import open_prepared
 from volumetric.model import load_any_spec
+from volumetric.network_names import weights_path
 from volumetric.spec import AnySpec
 
 Folds = Mapping[str, Mapping[str, Any]]
@@ -128,7 +129,7 @@ def weights_key(run: Run[Any], fold: int) -> str | None:
         UnreadableFileError: it is missing.
         ConfigError: the folder has no weights for this fold.
     """
-    path: Path | None = run.config.model.weights_file
+    path = weights_path(run.config.model.weights)
     if path is None:
         return None
     if not path.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,11 +16,13 @@ from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import Run, describe_origin
 from volumetric.cases import Case
-from volumetric.errors import OutputError
+from volumetric.errors import ManifestError, OutputError
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.learning import Lesson, Training, fit
 from volumetric.model import save_fold
 from volumetric.spec import AnySpec
+
+_Held = TypeVar("_Held", Case, Prepared)
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,34 @@ def learn_fold(
         key = training_key()
         rows = fit(network, course.lesson, settings=settings, folder=run.fold(fold), key=key)
         track_epochs(rows, settings, fold=fold)
-        facts = {"key": key, "held_out": held_out(run, fold)}
+        facts = {"key": key, "held_out": held_out_ids(run, fold)}
         save_fold(run.model, fold, network, spec=course.spec, facts=facts)
 
 
-def held_out(run: Run[Any], fold: int) -> list[str]:
+def split_fold(run: Run[Any], fold: int, *, what: str = "case") -> tuple[list[Case], list[Case]]:
+    """The cases to learn from in a fold, and those held out; `what` is asked of a case, in words.
+
+    Raises:
+        ManifestError: none is left to learn from.
+    """
+    cases = run.labelled_cases()
+    learned = [case for case in cases if case.fold != fold]
+    if not learned:
+        raise ManifestError(
+            "nothing-to-learn",
+            f"no usable {what} lies outside fold {fold}",
+            "Add cases, or see quarantine.json for those set apart",
+            path=run.manifest,
+        )
+    return learned, [case for case in cases if case.fold == fold]
+
+
+def spread_over(cases: Sequence[_Held], most: int) -> list[_Held]:
+    """At most so many of the cases, evenly over their order: those that are looked at meanwhile."""
+    return list(cases)[:: max(1, -(-len(cases) // most))]
+
+
+def held_out_ids(run: Run[Any], fold: int) -> list[str]:
     """What a model folder says that a fold's network has not learned from: ids, sorted."""
     return sorted(case.id for case in run.cases if case.fold == fold)
 

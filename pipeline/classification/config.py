@@ -61,14 +61,9 @@ class NetworkSection(Section):
             raise ValueError(f"trunk frozen needs {' and '.join(missing)}")
 
     @property
-    def weights_file(self) -> Path | None:
-        """The file or folder that `weights` names, if it is one."""
-        return weights_path(self.weights)
-
-    @property
     def weights_folder(self) -> Path | None:
         """The model folder that `weights` names, if it is one."""
-        path = self.weights_file
+        path = weights_path(self.weights)
         return path if path is not None and path.is_dir() else None
 
 

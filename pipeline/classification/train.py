@@ -18,12 +18,12 @@ from pipeline.classification.medium import LabelSpec, find_medium
 from pipeline.classification.scan_config import ScanModelSection
 from pipeline.device import describe_device, find_device
 from pipeline.keys import source_fold
-from pipeline.learning import held_out, training_settings
+from pipeline.learning import held_out_ids, split_fold, spread_over, training_settings
 from pipeline.progress import track_epochs
 from pipeline.provenance import record, record_time
 from pipeline.run import LabelRun, PretrainClipsRun
 from volumetric.cases import Case
-from volumetric.errors import ConfigError, ManifestError, OutputError
+from volumetric.errors import ConfigError, OutputError
 from volumetric.folds import draw_share
 from volumetric.io.prepared import Prepared, open_prepared
 from volumetric.labelled import LabelledCase, draw_chances, open_labelled
@@ -69,7 +69,7 @@ def train(run: LabelRun, fold: int) -> None:
             own = replace(settings, seed=settings.seed + _SEEDS_APART * member)
             rows = fit(learner, lesson, settings=own, folder=folder, key=key)
             track_epochs(rows, own, fold=fold)
-        facts = {"key": key, "held_out": held_out(run, fold)}
+        facts = {"key": key, "held_out": held_out_ids(run, fold)}
         save_fold(run.model, fold, network, spec=spec, facts=facts)
 
 
@@ -117,15 +117,7 @@ def split_cases(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
         ManifestError: none is left to learn from.
         ConfigError: a share is asked for of cases with several labels.
     """
-    cases = run.labelled_cases()
-    learned = [case for case in cases if case.fold != fold]
-    if not learned:
-        raise ManifestError(
-            "nothing-to-learn",
-            f"no usable case with a label lies outside fold {fold}",
-            "Add cases, or see quarantine.json for those set apart",
-            path=run.manifest,
-        )
+    learned, held_out = split_fold(run, fold, what="case with a label")
     if run.config.train.share < 1 and run.data_set.multi_label:
         raise ConfigError(
             "share-of-many-labels",
@@ -133,7 +125,7 @@ def split_cases(run: LabelRun, fold: int) -> tuple[list[Case], list[Case]]:
             "Use share 1, or take cases out of the manifest",
         )
     learned = draw_share(learned, run.config.train.share, seed=run.config.seed)
-    return learned, [case for case in cases if case.fold == fold]
+    return learned, held_out
 
 
 def read_prepared(run: LabelRun | PretrainClipsRun, case: Case) -> Prepared:
@@ -218,7 +210,7 @@ def _validation(run: LabelRun, spec: LabelSpec, cases: Sequence[Case]) -> Any:
     One view each. For several labels a case, how often each label is right.
     """
     medium = find_medium(run)
-    some = list(cases)[:: max(1, -(-len(cases) // _N_WATCHED))]
+    some = spread_over(cases, _N_WATCHED)
     sources = _sources(run, some)
 
     def validate(network: nn.Module) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,7 +15,7 @@ from pipeline.sections import (
     Section,
 )
 from pipeline.segmentation.config import PrepareSection
-from volumetric.network_names import DetectorKind, SliceEncoder, weights_path
+from volumetric.network_names import DetectorKind, SliceEncoder
 
 
 class ModelSection(Section):
@@ -64,11 +63,6 @@ class ModelSection(Section):
     def encoder(self) -> str | None:
         """The 2D network that is used, if one is."""
         return (self.backbone or "resnet18") if self.kind == "faster_rcnn" else None
-
-    @property
-    def weights_file(self) -> Path | None:
-        """The file that `weights` names, if it is one."""
-        return weights_path(self.weights)
 
 
 class AugmentSection(Section):

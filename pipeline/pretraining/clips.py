@@ -15,13 +15,12 @@ from pipeline.classification.clips import change_clips, describe_input
 from pipeline.classification.train import read_prepared, start_network
 from pipeline.device import find_device
 from pipeline.keys import refuse_stale
-from pipeline.learning import Course, learn_fold
+from pipeline.learning import Course, learn_fold, split_fold, spread_over
 from pipeline.pretraining.evaluate import tell_score, write_scores
 from pipeline.pretraining.keys import clips_key
 from pipeline.provenance import record_time
 from pipeline.run import PretrainClipsRun
 from volumetric.cases import Case
-from volumetric.errors import ManifestError
 from volumetric.inference.clips import frame_boxes, present, show_clips
 from volumetric.labelled import LabelledCase, open_labelled
 from volumetric.learning import Lesson
@@ -48,17 +47,8 @@ def train(run: PretrainClipsRun, fold: int) -> None:
 
     def make(device: torch.device) -> Course:
         spec = _spec(run)
-        cases = run.labelled_cases()
-        learned = [case for case in cases if case.fold != fold]
-        if not learned:
-            raise ManifestError(
-                "nothing-to-learn",
-                f"no usable clip lies outside fold {fold}",
-                "Add clips, or see quarantine.json for those set apart",
-                path=run.manifest,
-            )
-        held_out = [case for case in cases if case.fold == fold]
-        some = held_out[:: max(1, -(-len(held_out) // run.config.train.validation_cases))]
+        learned, held_out = split_fold(run, fold, what="clip")
+        some = spread_over(held_out, run.config.train.validation_cases)
         lesson = Lesson(
             _drawing(run, spec, learned, device), F.cross_entropy, _validation(run, spec, some)
         )

@@ -10,12 +10,18 @@ import torch
 from torch import nn
 
 from pipeline.keys import read_plan
-from pipeline.learning import Course, describe_network, learn_fold, open_cases
+from pipeline.learning import (
+    Course,
+    describe_network,
+    learn_fold,
+    open_cases,
+    split_fold,
+    spread_over,
+)
 from pipeline.pretraining.keys import training_key
 from pipeline.run import PretrainRun
 from volumetric.augment import Augmentation, augment_images
 from volumetric.dataset import draw_images, hold_images
-from volumetric.errors import ManifestError
 from volumetric.io.prepared import Prepared
 from volumetric.learning import Lesson
 from volumetric.masking import Hidden, explained, hide_blocks, hiding_loss
@@ -39,16 +45,7 @@ def train(run: PretrainRun, fold: int) -> None:
 
     def make(device: torch.device) -> Course:
         spec = PretrainedSpec(**describe_network(run))
-        cases = run.labelled_cases()
-        learned = open_cases(run, [case for case in cases if case.fold != fold])
-        if not learned:
-            raise ManifestError(
-                "nothing-to-learn",
-                f"no usable case lies outside fold {fold}",
-                "Add cases, or see quarantine.json for those set apart",
-                path=run.manifest,
-            )
-        held_out = open_cases(run, [case for case in cases if case.fold == fold])
+        learned, held_out = (open_cases(run, cases) for cases in split_fold(run, fold))
         lesson = Lesson(
             _drawing(run, spec, learned, device),
             hiding_loss,
@@ -104,7 +101,7 @@ def _validation(
     run: PretrainRun, spec: PretrainedSpec, cases: Sequence[Prepared], device: torch.device
 ) -> Any:
     """What `fit` calls after each epoch: how much of held-out cases' hidden parts is found out."""
-    some = list(cases)[:: max(1, -(-len(cases) // run.config.train.validation_cases))]
+    some = spread_over(cases, run.config.train.validation_cases)
     patches = hide_cases(run, spec, some, device)
 
     @torch.inference_mode()

@@ -109,12 +109,7 @@ class ModelSection(Section):
     @property
     def pretrained(self) -> Path | None:
         """The model folder, learned without labels, that a U-Net starts from."""
-        return self.weights_file if self.kind in _PRETRAINED else None
-
-    @property
-    def weights_file(self) -> Path | None:
-        """The file that `weights` names, if it is one."""
-        return weights_path(self.weights)
+        return weights_path(self.weights) if self.kind in _PRETRAINED else None
 
 
 class AugmentSection(Section):

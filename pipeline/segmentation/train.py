@@ -10,12 +10,18 @@ import torch
 from torch import nn
 
 from pipeline.keys import read_plan, source_fold
-from pipeline.learning import Course, describe_network, learn_fold, open_cases
+from pipeline.learning import (
+    Course,
+    describe_network,
+    learn_fold,
+    open_cases,
+    split_fold,
+    spread_over,
+)
 from pipeline.run import SegmentRun
 from pipeline.segmentation.keys import training_key
 from volumetric.augment import Augmentation, augment
 from volumetric.dataset import PatchSource, draw_batch, open_sources, read_patch
-from volumetric.errors import ManifestError
 from volumetric.folds import draw_share
 from volumetric.io.prepared import Prepared
 from volumetric.learning import Lesson
@@ -75,16 +81,7 @@ def _spec(run: SegmentRun) -> ModelSpec:
 
 
 def _split(run: SegmentRun, fold: int) -> tuple[list[Prepared], list[Prepared]]:
-    cases = run.labelled_cases()
-    learned = [case for case in cases if case.fold != fold]
-    held_out = [case for case in cases if case.fold == fold]
-    if not learned:
-        raise ManifestError(
-            "nothing-to-learn",
-            f"no usable case with a mask lies outside fold {fold}",
-            "Add cases, or see quarantine.json for those set apart",
-            path=run.manifest,
-        )
+    learned, held_out = split_fold(run, fold, what="case with a mask")
     learned = draw_share(learned, run.config.train.share, seed=run.config.seed)
     return open_cases(run, learned), open_cases(run, held_out)
 
@@ -119,7 +116,7 @@ def _validation(
     run: SegmentRun, spec: ModelSpec, cases: Sequence[Prepared], device: torch.device
 ) -> Any:
     """What `fit` calls after each epoch: mean Dice on the central patch of some held-out cases."""
-    some = list(cases)[:: max(1, -(-len(cases) // run.config.train.validation_cases))]
+    some = spread_over(cases, run.config.train.validation_cases)
     sources = open_sources(some, device=device, budget_bytes=0)
     patches = [_central_patch(source, spec, device) for source in sources]
 
